@@ -1,0 +1,147 @@
+"""What a test may need of the machine: one check a name, for ``@pytest.mark.needs(...)``.
+
+A check returns None where the thing is there, else the reason why not, with the
+Debian package that would bring it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+Check = Callable[[], str | None]
+
+STOCK_KERNELS_LACK = frozenset({"dev_vpoll", "efd_vpoll"})
+"""Names that are legitimately missing everywhere but on a kernel made for them."""
+
+_TAP_PROBE = """
+import fcntl, os, struct
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"probe0", 0x1002))  # TUNSETIFF, TAP|NO_PI
+"""
+
+
+def _runs(*command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: {error}"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return f"{' '.join(command[:2])}: {lines[-1]}"
+
+
+def _command(name: str, package: str) -> Check:
+    def check() -> str | None:
+        return None if shutil.which(name) else f"no command {name} (Debian package {package})"
+
+    return check
+
+
+def _module(name: str) -> Check:
+    def check() -> str | None:
+        return None if importlib.util.find_spec(name) else f"no Python package {name}"
+
+    return check
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "needs root"
+
+
+def _netns() -> str | None:
+    return _runs("unshare", "-n", "true") and _runs("unshare", "-U", "-r", "-n", "true")
+
+
+def _userns() -> str | None:
+    return _runs("unshare", "-U", "-r", "true")
+
+
+def _tap() -> str | None:
+    return _root() or _runs("unshare", "-n", sys.executable, "-c", _TAP_PROBE)
+
+
+def _vde() -> str | None:
+    try:
+        ctypes.CDLL("libvdeplug.so.2")
+    except OSError as error:
+        return f"{error} (Debian package libvdeplug2)"
+    return None
+
+
+def _slirp() -> str | None:
+    if reason := _vde():
+        return reason
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    homes = {Path(line.split()[-1]).parent for line in maps if "/libvdeplug.so" in line}
+    folders = [home / "vdeplug" for home in homes]
+    folders += [Path(part) for part in os.environ.get("VDEPLUGIN_PATH", "").split(":") if part]
+    if any((folder / "libvdeplug_slirp.so").exists() for folder in folders):
+        return None
+    return "no libvdeplug_slirp.so (Debian package libvdeplug-slirp)"
+
+
+def _lwip() -> str | None:
+    try:
+        stacks = importlib.import_module("vpoll_asyncio.stacks")
+        for stack in stacks.available():
+            if stack.name == "lwip":
+                return None if stack.available else str(stack.why)
+    except Exception as error:
+        return f"the lwip stack does not load: {error!r}"
+    return "vpoll_asyncio.stacks.available() does not name lwip"
+
+
+def _dev_vpoll() -> str | None:
+    try:
+        os.close(os.open("/dev/vpoll", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/vpoll: {error.strerror} (Debian package vpoll-dkms)"
+    return None
+
+
+def _efd_vpoll() -> str | None:
+    try:
+        os.close(os.eventfd(0, 2))
+    except OSError as error:
+        return f"eventfd2(EFD_VPOLL): {error.strerror}: this kernel has no EFD_VPOLL"
+    return None
+
+
+CHECKS: dict[str, Check] = {
+    "aiohttp": _module("aiohttp"),
+    "cc": _command("cc", "gcc"),
+    "curl": _command("curl", "curl"),
+    "dev_vpoll": _dev_vpoll,
+    "efd_vpoll": _efd_vpoll,
+    "ip": _command("ip", "iproute2"),
+    "lwip": _lwip,
+    "netns": _netns,
+    "root": _root,
+    "slirp": _slirp,
+    "tap": _tap,
+    "userns": _userns,
+    "uvloop": _module("uvloop"),
+    "vde": _vde,
+    "vde_switch": _command("vde_switch", "vde2"),
+}
+
+
+@functools.cache
+def missing(name: str) -> str | None:
+    """Return why this machine lacks `name`, or None where it is there.
+
+    Raises KeyError for a name that has no check.
+    """
+    return CHECKS[name]()
