@@ -7,6 +7,7 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+
 from needs import CHECKS, STOCK_KERNELS_LACK, missing
 
 SKIPS_ARE_FAILURES = os.environ.get("CI") == "true" and os.geteuid() == 0
