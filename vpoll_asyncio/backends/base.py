@@ -1,0 +1,82 @@
+"""What a backend offers: a kernel object that shows an event mask."""
+
+from __future__ import annotations
+
+import abc
+import os
+from typing import Final, NamedTuple
+
+from ..events import EventMask
+
+__all__ = ["ADD", "DEL", "SET", "Backend", "BackendInfo", "Mirror"]
+
+# The patch's commands, in the upper half of the eight bytes of a write(2).
+ADD: Final = 1
+DEL: Final = 2
+SET: Final = 3
+
+
+class Mirror(abc.ABC):
+    """One kernel object that shows the event mask of one vpoll.
+
+    Methods are called under the vpoll's lock, never concurrently; a signal handler
+    does not re-enter them.  `fd` is the descriptor that pollers wait on.
+    """
+
+    fd: int
+
+    @abc.abstractmethod
+    def apply(self, command: int, argument: int, mask: int) -> int:
+        """Carry out `command` (ADD, DEL or SET) with `argument`; return the mask now in force.
+
+        `mask` is what the mask becomes as far as this process knows.  A backend
+        whose kernel object can be operated from several processes passes the
+        command on and returns what the kernel then holds; a pair shows `mask`.
+        Raises OSError when the kernel object is gone, and PermissionError (EPERM)
+        in a forked child where the mask's owner is the parent.
+        """
+
+    def dup(self) -> int:
+        """Return a new close-on-exec descriptor for the same kernel object."""
+        return os.dup(self.fd)
+
+    def release(self, fd: int) -> None:
+        """Close one descriptor: `fd` itself or one that `dup` returned."""
+        os.close(fd)
+
+    def close(self) -> None:
+        """Give back everything but the descriptors that `release` closes."""
+
+
+class Backend(abc.ABC):
+    """A way to make a vpoll visible to the kernel's pollers."""
+
+    name: str
+    exact: int
+    """Events that it can raise and clear, each independently of the others."""
+    chosen_by_name_only: bool = False
+    refuses_read: bool = False
+    """Whether ``read(2)`` on the descriptor fails or leaves the mask alone, as it must
+    where a loop reads descriptors of its own accord (uvloop's transports do)."""
+
+    @abc.abstractmethod
+    def missing(self) -> str:
+        """Return why it cannot be used here, or an empty string when it can.
+
+        Safe to call from any thread, leaves nothing open and caches what is dear.
+        """
+
+    @abc.abstractmethod
+    def create(self, mask: int) -> Mirror:
+        """Return a new mirror that shows `mask`.  Raises OSError when the kernel refuses."""
+
+
+class BackendInfo(NamedTuple):
+    """A backend as `backends` lists it."""
+
+    name: str
+    available: bool
+    exact: EventMask
+    """Events that it raises and clears exactly; the rest bring the nearest wake-up."""
+    why: str
+    """What is missing, when it is not available; else empty."""
