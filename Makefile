@@ -1,0 +1,44 @@
+# make demo    the main job, end to end
+# make test    linter, types and tests, for the Python named by PYTHON
+#
+# PYTHON=python3.12 chooses the interpreter; each version has a venv of its own in the tree.
+# ARGS="-k name" goes to pytest.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ifeq ($(VERSION),)
+$(error $(PYTHON) does not run: name a Python 3.11, 3.12 or 3.13 with PYTHON=...)
+endif
+VENV := .venv-$(VERSION)
+BIN := $(VENV)/bin
+
+# What the native helpers and pip leave behind stays inside the tree too.
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+
+.PHONY: demo test lint types setup wheel clean
+
+demo: setup
+	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+setup:
+	@sh .ci/setup "$(PYTHON)" "$(VENV)"
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf .venv-* .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
