@@ -1,0 +1,217 @@
+"""The interface of a stack: a factory of sockets with addresses of its own.
+
+Its operations are those of a VUOS `vunet` module, with Python's names.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import contextvars
+import errno
+import socket
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple, Self
+
+from ..vpoll import VPoll
+
+__all__ = ["AddrInfo", "Stack", "StackInfo", "activated"]
+
+AddrInfo = tuple[
+    socket.AddressFamily,
+    socket.SocketKind,
+    int,
+    str,
+    tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
+]
+"""One answer of getaddrinfo(3), as `socket.getaddrinfo` gives it."""
+
+# Taken before anybody replaces them: a stack's parsing never depends on another stack.
+_kernel_getaddrinfo = socket.getaddrinfo
+_kernel_getnameinfo = socket.getnameinfo
+
+activated: contextvars.ContextVar[Stack | None] = contextvars.ContextVar(
+    "vpoll_asyncio.activated", default=None
+)
+"""The stack of the context, set by `Stack.activate`."""
+
+
+class StackInfo(NamedTuple):
+    """A stack as the command line's `info` lists it."""
+
+    name: str
+    available: bool
+    why: str
+    """What is missing, when it is not available; else empty."""
+
+
+class Stack(abc.ABC):
+    """A network stack: makes sockets, resolves names, runs on a loop.
+
+    A stack's author implements `supported_domain`, `socket` and `close`, and where
+    the stack needs driving, `attach`, `detach` and `wait`.  A stack is a context
+    manager that closes itself.
+    """
+
+    name: ClassVar[str]
+    """The name under which `open_stack` finds it."""
+
+    kernel: ClassVar[bool] = False
+    """Whether its sockets are the kernel's own and need no transports of ours."""
+
+    @classmethod
+    def missing(cls) -> str:
+        """Return why the stack cannot be opened here and what to install, or ``""``."""
+        return ""
+
+    @abc.abstractmethod
+    def supported_domain(self, family: int) -> bool:
+        """Return whether `socket` makes sockets of the address family `family`."""
+
+    @abc.abstractmethod
+    def socket(
+        self,
+        family: int = socket.AF_INET,
+        type: int = socket.SOCK_STREAM,
+        proto: int = 0,
+    ) -> socket.socket:
+        """Return a new socket, blocking as `socket.getdefaulttimeout` says.
+
+        Raises OSError: EAFNOSUPPORT for an address family and EPROTONOSUPPORT or
+        ESOCKTNOSUPPORT for a type that the stack does not have, ENETDOWN when the
+        stack is closed.  May be called from any thread.
+        """
+
+    @property
+    def addresses(self) -> list[str]:
+        """The stack's own addresses with their prefix lengths, ``"10.0.2.15/24"``."""
+        return []
+
+    def resolve(self, host: str, family: int) -> list[str]:
+        """Return the numeric addresses of the name `host`, for `family` or both when 0.
+
+        Called by `getaddrinfo` with what is neither numeric nor ``localhost``.
+        Raises `socket.gaierror` (EAI_NONAME) when there is no such name.
+        """
+        raise socket.gaierror(
+            socket.EAI_NONAME, f"{host!r}: no such name on the {self.name} stack, which has no DNS"
+        )
+
+    def getaddrinfo(
+        self,
+        host: str | bytes | None,
+        port: str | bytes | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[AddrInfo]:
+        """Return what `socket.getaddrinfo` returns, by the stack's own names.
+
+        Answers of families that the stack does not support are left out.  Raises
+        `socket.gaierror`.
+        """
+        if isinstance(host, (bytes, bytearray)):
+            host = host.decode("idna")
+        # The stack's own addresses decide, not those that this machine has.
+        flags &= ~socket.AI_ADDRCONFIG
+        answers: list[AddrInfo]
+        try:
+            answers = self._numeric(host, port, family, type, proto, flags)
+        except socket.gaierror as exc:
+            if exc.errno != socket.EAI_NONAME or not host or flags & socket.AI_NUMERICHOST:
+                raise
+            answers = []
+            for address in self._lookup(host, family):
+                answers += self._numeric(address, port, 0, type, proto, flags)
+        answers = [answer for answer in answers if self.supported_domain(answer[0])]
+        if family:
+            answers = [answer for answer in answers if answer[0] == family]
+        if not answers:
+            raise socket.gaierror(
+                socket.EAI_ADDRFAMILY, f"{host!r}: no address of a family that {self.name} supports"
+            )
+        return answers
+
+    def _lookup(self, host: str, family: int) -> list[str]:
+        if host.rstrip(".").lower() in ("localhost", "localhost.localdomain"):
+            wanted = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
+            return [address for domain, address in wanted if family in (0, domain)]
+        return self.resolve(host, family)
+
+    @staticmethod
+    def _numeric(
+        host: str | None, port: Any, family: int, type: int, proto: int, flags: int
+    ) -> list[AddrInfo]:
+        found = _kernel_getaddrinfo(
+            host, port, family, type, proto, flags | socket.AI_NUMERICHOST
+        )
+        return list(found)
+
+    def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
+        """Return (host, service) as `socket.getnameinfo`; hosts stay numeric.
+
+        Raises `socket.gaierror` (EAI_NONAME) when NI_NAMEREQD asks for a name.
+        """
+        if flags & socket.NI_NAMEREQD:
+            raise socket.gaierror(socket.EAI_NONAME, f"{sockaddr[0]!r} has no name here")
+        return _kernel_getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let `loop` drive the stack: its links, its timers.
+
+        To be called in the loop's thread, or before it runs.  Attaching to the same
+        loop again changes nothing.  Raises RuntimeError when another loop that is
+        not closed already drives a stack that only one loop can drive.
+        """
+
+    def detach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Undo `attach`; loops of this package call it when they are closed."""
+
+    def wait(self, vpoll: VPoll, mask: int, timeout: float | None) -> int:
+        """Block until an event of `mask`, ERR or HUP is pending on `vpoll`; return what is.
+
+        Blocking sockets wait with this.  A stack that nobody drives meanwhile drives
+        itself in here.  Returns 0 after `timeout` seconds (None: never).
+        """
+        return int(vpoll.wait(mask, timeout))
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close the stack and its links.  Closing twice is allowed.
+
+        Sockets that are still open become dead: HUP and ERR are pending, calls raise
+        OSError (ENETDOWN).
+        """
+
+    @property
+    @abc.abstractmethod
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+
+    @contextlib.contextmanager
+    def activate(self) -> Iterator[Self]:
+        """Make this the current stack of the context: of this task and those it starts."""
+        token = activated.set(self)
+        try:
+            yield self
+        finally:
+            activated.reset(token)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def refuse_closed(self) -> None:
+        """Raise OSError (ENETDOWN) when the stack is closed."""
+        if self.closed:
+            raise OSError(errno.ENETDOWN, f"the {self.name} stack is closed")
