@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import threading
 from collections.abc import Callable
 
 from .events import ALWAYS, check_mask
@@ -54,16 +53,11 @@ def make_trigger(
         # call_soon would not wake it.
         return from_anywhere
 
-    thread: int | None = None
-
     def from_uvloop() -> None:
         # libuv sleeps without the GIL, so code in the loop's thread means it is awake.
-        nonlocal thread
-        if thread != threading.get_ident():
-            if asyncio._get_running_loop() is not loop:
-                from_anywhere()
-                return
-            thread = threading.get_ident()
+        if asyncio._get_running_loop() is not loop:
+            from_anywhere()
+            return
         try:
             loop.call_soon(callback, context=context)
         except RuntimeError:

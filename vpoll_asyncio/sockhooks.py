@@ -1,0 +1,125 @@
+"""The hooks of a user socket: the few primitives that a stack's author writes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .sockaddr import Address
+    from .sockets import UserSocket
+
+__all__ = ["Data", "SocketHooks", "would_block"]
+
+Data = bytes | memoryview
+"""What `SocketHooks.do_send` is given: bytes as they are, all else as a flat view."""
+
+
+def would_block() -> BlockingIOError:
+    """Return the error with which a hook says that it would have to wait (EAGAIN)."""
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+class SocketHooks:
+    """What `UserSocket` asks of a stack's socket.
+
+    No hook may block.  Each keeps the socket's vpoll at the mask that the kernel's
+    socket would have afterwards.  Several threads may call at once.
+    """
+
+    __slots__ = ()
+
+    def do_recv(self, bufsize: int, flags: int) -> bytes:
+        """Return up to `bufsize` bytes: ``b""`` at the end of a stream.
+
+        flags -- MSG_PEEK, MSG_OOB, MSG_TRUNC as in recv(2); waiting flags never come
+
+        Raises BlockingIOError (`would_block`) when nothing waits, else OSError.  At
+        least one of `do_recv` and `do_recvfrom` is overridden.
+        """
+        return self.do_recvfrom(bufsize, flags)[0]
+
+    def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
+        """Return (data, msg_flags, sender); streams have no sender.
+
+        msg_flags has MSG_TRUNC when a datagram was longer than `bufsize`.  Raises as
+        `do_recv` does.
+        """
+        return self.do_recv(bufsize, flags), 0, None
+
+    def do_recv_into(self, buffer: memoryview, flags: int) -> int:
+        """Read into the flat, writable `buffer`; return the count.  Raises as `do_recv`."""
+        data = self.do_recv(len(buffer), flags)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def do_send(self, data: Data, flags: int, address: Address | None) -> int:
+        """Take a prefix of `data` (datagrams: all of it) and return its length.
+
+        data -- bytes, which may be kept by reference, or a flat memoryview of a
+            buffer that the caller will change: copy it
+        address -- the destination of a datagram, None for the connected peer
+
+        Raises BlockingIOError (`would_block`) when nothing can be taken, else OSError.
+        """
+        self._unsupported("send")
+
+    def do_bind(self, address: Address) -> None:
+        """Bind to the numeric `address`.  Raises OSError (EADDRINUSE, EADDRNOTAVAIL …)."""
+        self._unsupported("bind")
+
+    def do_connect(self, address: Address) -> None:
+        """Begin to connect to the numeric `address`.
+
+        Returns when that is done at once, as it is for datagrams.  Raises
+        BlockingIOError (EINPROGRESS) when OUT, or ERR and HUP with SO_ERROR, will
+        tell; OSError (EISCONN, EALREADY, ECONNREFUSED …).
+        """
+        self._unsupported("connect")
+
+    def do_listen(self, backlog: int) -> None:
+        """Accept connections from now on.  Raises OSError."""
+        self._unsupported("listen")
+
+    def do_accept(self) -> tuple[UserSocket, Address]:
+        """Return the next connection and its peer's address.
+
+        Raises BlockingIOError (`would_block`) when none waits, OSError (EINVAL) when
+        the socket does not listen.
+        """
+        self._unsupported("accept")
+
+    def do_shutdown(self, how: int) -> None:
+        """Shut down `how`: SHUT_RD, SHUT_WR or SHUT_RDWR.  Raises OSError (ENOTCONN)."""
+        self._unsupported("shutdown")
+
+    def do_close(self) -> None:
+        """Give back what the socket holds; called once.  The vpoll is closed afterwards."""
+
+    def do_getsockname(self) -> Address:
+        """Return the local address.  Raises OSError."""
+        self._unsupported("getsockname")
+
+    def do_getpeername(self) -> Address:
+        """Return the peer's address.  Raises OSError (ENOTCONN)."""
+        self._unsupported("getpeername")
+
+    def do_getsockopt(self, level: int, optname: int) -> int | bytes:
+        """Return the value of an option; SO_ERROR takes the pending error.
+
+        Raises OSError (ENOPROTOOPT) for an option that the stack does not have.
+        SO_TYPE, SO_DOMAIN and SO_PROTOCOL never come here.
+        """
+        raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+
+    def do_setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
+        """Set an option.  Raises OSError (ENOPROTOOPT, EINVAL …)."""
+        raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+
+    def do_ioctl(self, request: int, argument: Any) -> Any:
+        """Carry out an ioctl(2).  Raises OSError (ENOTTY) for an unknown request."""
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    def _unsupported(self, operation: str) -> NoReturn:
+        raise OSError(errno.EOPNOTSUPP, f"{operation} is not supported by {type(self).__name__}")
