@@ -1,0 +1,164 @@
+"""The command line: ``python -m vpoll_asyncio info | demo | build``, or ``vpoll-asyncio``.
+
+Exit status: 0 for success, 1 for a failure, whose reason is on standard error, 2 for a
+wrong command line, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+__all__ = ["main"]
+
+_PROGRAM: Final = "vpoll-asyncio"
+_INTERRUPTED: Final = 130
+
+
+class _Part(Protocol):
+    """What `backends()`, `stacks.available()` and `links.available()` list."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def available(self) -> bool: ...
+    @property
+    def why(self) -> str: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (None: ``sys.argv[1:]``) and return its exit status.
+
+    Raises SystemExit, as argparse does, for ``--help``, ``--version`` and a wrong
+    command line.
+    """
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description="Virtual file descriptors and user-space network stacks for asyncio.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("info", help="what is available here, and what is missing for the rest")
+    commands.add_parser(
+        "demo",
+        add_help=False,
+        help="an ordinary asyncio HTTP server on a user-space stack, fetched by this host",
+    )
+    commands.add_parser("build", help="compile the native helpers ahead of their first use")
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "demo":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments.command is None and not arguments.version:
+        parser.error("expected a command: info, demo or build")
+
+    try:
+        if arguments.version:
+            print(_version_line())
+            status = 0
+        elif arguments.command == "info":
+            status = _info()
+        elif arguments.command == "build":
+            status = _build()
+        else:
+            status = _demo(rest)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; flushing at exit would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _version_line() -> str:
+    from . import __version__
+
+    return f"vpoll_asyncio {__version__}"
+
+
+def _distribution(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _rows(parts: Iterable[_Part]) -> list[tuple[str, str, str]]:
+    return [(part.name, "yes" if part.available else "no", part.why) for part in parts]
+
+
+def _info() -> int:
+    from . import links, stacks
+    from .backends import backends
+
+    system = f"{platform.system()} {platform.release()}"
+    print(f"{_version_line()}, Python {platform.python_version()}, {system}")
+
+    listing = backends()
+    names = {info.name: _events(int(info.exact)) for info in listing}
+    _table(
+        "Backends: how the kernel's pollers see a vpoll, fastest first",
+        [
+            (name, there, f"exact: {names[name]}" + (f"; {why}" if why else ""))
+            for name, there, why in _rows(listing)
+        ],
+    )
+    _table("Stacks: open_stack(NAME, ...)", _rows(stacks.available()))
+    _table("Links: vnl=SCHEME://...", _rows(links.available()))
+    uvloop = _distribution("uvloop")
+    _table(
+        'Loops: run(..., loop="NAME")',
+        [
+            ("asyncio", "yes", f"Python {platform.python_version()}"),
+            (
+                "uvloop",
+                "yes" if uvloop else "no",
+                f"uvloop {uvloop}" if uvloop else "pip install vpoll-asyncio[uvloop]",
+            ),
+        ],
+    )
+    return 0
+
+
+def _events(exact: int) -> str:
+    from .events import EventMask
+
+    named = [event for event in EventMask if event.name]
+    if all(exact & event for event in named):
+        return "all events"
+    return " ".join(event.name or "" for event in named if exact & event)
+
+
+def _table(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    print(f"\n{title}")
+    width = max((len(name) for name, _, _ in rows), default=0)
+    for name, available, remark in rows:
+        print(f"  {name:<{width}}  {available:<3}  {remark}".rstrip())
+
+
+def _build() -> int:
+    from . import native
+
+    built = 0
+    for helper in native.build_all():
+        if helper.available:
+            built += 1
+            print(f"{helper.name}: {helper.path}")
+        else:
+            print(f"{helper.name}: not built: {helper.why}", file=sys.stderr)
+    return 0 if built else 1
+
+
+def _demo(argv: Sequence[str]) -> int:
+    demo = importlib.import_module(f"{__package__}.demo")
+    return int(demo.main(list(argv)))
