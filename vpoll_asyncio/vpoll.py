@@ -378,7 +378,7 @@ class VPoll:
         if fd >= 0:
             if fd == mirror.fd and not last:
                 # The mirror goes on working on a number of its own.
-                mirror.fd = mirror.dup()
+                mirror.move(mirror.dup())
             mirror.release(fd)
         if last:
             if fd != mirror.fd and mirror.fd >= 0:

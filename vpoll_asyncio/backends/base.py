@@ -33,15 +33,32 @@ class Mirror(abc.ABC):
         whose kernel object can be operated from several processes passes the
         command on and returns what the kernel then holds; a pair shows `mask`.
         Raises OSError when the kernel object is gone, and PermissionError (EPERM)
-        in a forked child where the mask's owner is the parent.
+        as `check_owner` does.
         """
+
+    def check_owner(self) -> None:
+        """Raise PermissionError (EPERM) where this process may not operate the mask.
+
+        That is so in a forked child when the mask's owner is the parent.
+        """
+
+    def read_mask(self, mask: int) -> int:
+        """Return the mask in force, of which this process knows `mask`.
+
+        Only a kernel object that other processes can operate knows better.
+        """
+        return mask
 
     def dup(self) -> int:
         """Return a new close-on-exec descriptor for the same kernel object."""
         return os.dup(self.fd)
 
+    def move(self, fd: int) -> None:
+        """Work through `fd`, which `dup` returned, from now on; leave the old one open."""
+        self.fd = fd
+
     def release(self, fd: int) -> None:
-        """Close one descriptor: `fd` itself or one that `dup` returned."""
+        """Close one descriptor: `self.fd` or one that `dup` returned."""
         os.close(fd)
 
     def close(self) -> None:
