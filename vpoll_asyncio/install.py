@@ -1,0 +1,188 @@
+"""Process-wide: the `socket` module's makers dispatch on the current stack.
+
+Unmodified programs make their sockets with ``socket.socket()`` and resolve names with
+``socket.getaddrinfo()``.  Under `install` these ask `current_stack` each time: for
+AF_INET and AF_INET6 the current stack answers, everything else and everything where
+that is the host's goes to the kernel as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from .stacks.base import AddrInfo, Stack
+from .stacks.current import current_stack
+
+__all__ = ["install", "installed"]
+
+_KernelSocket = socket.socket
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
+
+
+class _DispatchType(type):
+    """The class of what stands in for `socket.socket`.
+
+    Calling it makes a socket of the current stack; ``isinstance`` and ``issubclass``
+    ask the kernel's class, so that sockets made earlier and elsewhere still count.
+    Classes that programs derive from it are ordinary.
+    """
+
+    def __call__(
+        cls,
+        family: int = -1,
+        type: int = -1,
+        proto: int = -1,
+        fileno: int | None = None,
+        **unknown: Any,
+    ) -> Any:
+        if cls is not _DispatchSocket:
+            return super().__call__(family, type, proto, fileno, **unknown)
+        if fileno is None and not unknown:
+            wanted = socket.AF_INET if family == -1 else family
+            stack = current_stack()
+            if not stack.kernel and wanted in _INTERNET:
+                kind = socket.SOCK_STREAM if type == -1 else type
+                return stack.socket(wanted, kind, 0 if proto == -1 else proto)
+        return _KernelSocket(family, type, proto, fileno, **unknown)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        if cls is _DispatchSocket:
+            return isinstance(instance, _KernelSocket)
+        return super().__instancecheck__(instance)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        if cls is _DispatchSocket:
+            return issubclass(subclass, _KernelSocket)
+        return super().__subclasscheck__(subclass)
+
+
+class _DispatchSocket(_KernelSocket, metaclass=_DispatchType):
+    __doc__ = _KernelSocket.__doc__
+    __slots__ = ()
+
+
+_DispatchSocket.__name__ = "socket"
+_DispatchSocket.__qualname__ = "socket"
+_DispatchSocket.__module__ = "socket"
+
+
+def _user_stack() -> Stack | None:
+    stack = current_stack()
+    return None if stack.kernel else stack
+
+
+_kernel: Final[dict[str, Callable[..., Any]]] = {
+    name: getattr(socket, name)
+    for name in (
+        "getaddrinfo",
+        "getnameinfo",
+        "gethostbyname",
+        "gethostbyname_ex",
+        "gethostbyaddr",
+    )
+}
+
+
+def _getaddrinfo(
+    host: str | bytes | None,
+    port: str | bytes | int | None,
+    family: int = 0,
+    type: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+) -> list[AddrInfo]:
+    stack = _user_stack()
+    if stack is None:
+        found: list[AddrInfo] = _kernel["getaddrinfo"](host, port, family, type, proto, flags)
+        return found
+    return stack.getaddrinfo(host, port, family, type, proto, flags)
+
+
+def _getnameinfo(sockaddr: tuple[Any, ...], flags: int) -> tuple[str, str]:
+    stack = _user_stack()
+    if stack is None:
+        found: tuple[str, str] = _kernel["getnameinfo"](sockaddr, flags)
+        return found
+    return stack.getnameinfo(sockaddr, flags)
+
+
+def _addresses(stack: Stack, host: str) -> list[str]:
+    found = stack.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+    return [str(answer[4][0]) for answer in found]
+
+
+def _gethostbyname(host: str) -> str:
+    stack = _user_stack()
+    if stack is None:
+        return str(_kernel["gethostbyname"](host))
+    return _addresses(stack, host)[0]
+
+
+def _gethostbyname_ex(host: str) -> tuple[str, list[str], list[str]]:
+    stack = _user_stack()
+    if stack is None:
+        found: tuple[str, list[str], list[str]] = _kernel["gethostbyname_ex"](host)
+        return found
+    return host, [], _addresses(stack, host)
+
+
+def _gethostbyaddr(host: str) -> tuple[str, list[str], list[str]]:
+    stack = _user_stack()
+    if stack is None:
+        found: tuple[str, list[str], list[str]] = _kernel["gethostbyaddr"](host)
+        return found
+    address = str(stack.getaddrinfo(host, None, 0, socket.SOCK_STREAM)[0][4][0])
+    try:
+        name = stack.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
+    except socket.gaierror as exc:
+        raise socket.herror(1, f"Unknown host: {exc}") from exc
+    return name, [], [address]
+
+
+_REPLACEMENTS: Final[dict[str, Any]] = {
+    "socket": _DispatchSocket,
+    "getaddrinfo": _getaddrinfo,
+    "getnameinfo": _getnameinfo,
+    "gethostbyname": _gethostbyname,
+    "gethostbyname_ex": _gethostbyname_ex,
+    "gethostbyaddr": _gethostbyaddr,
+}
+
+_lock: Final = threading.RLock()
+_depth = 0
+_saved: dict[str, Any] = {}
+
+
+def installed() -> bool:
+    """Return whether an `install` is in force.  May be called from any thread."""
+    return _depth > 0
+
+
+@contextlib.contextmanager
+def install() -> Iterator[None]:
+    """Make the `socket` module dispatch on the current stack, for the whole process.
+
+    Nests, and may be entered from several threads: the last one to leave puts the
+    module back.  `socket.create_connection`, `socket.create_server` and whoever calls
+    ``socket.socket`` through the module are covered; what took a name from the module
+    before (``from socket import socket``) keeps the kernel's.
+    """
+    global _depth
+    with _lock:
+        if _depth == 0:
+            for name, replacement in _REPLACEMENTS.items():
+                _saved[name] = getattr(socket, name)
+                setattr(socket, name, replacement)
+        _depth += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                for name in _REPLACEMENTS:
+                    setattr(socket, name, _saved.pop(name))

@@ -1,0 +1,106 @@
+"""Stacks by name: those of this package and those that others install."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+from importlib import metadata
+from typing import Any, Final
+
+from .base import AddrInfo, Stack, StackInfo
+
+__all__ = ["AddrInfo", "Stack", "StackInfo", "available", "open_stack", "parse_config"]
+
+_GROUP: Final = "vpoll_asyncio.stacks"
+# Ours are found without installed metadata too, in a source tree on sys.path.
+_OWN: Final = {
+    "memory": "vpoll_asyncio.stacks.memory:MemoryStack",
+    "host": "vpoll_asyncio.stacks.host:HostStack",
+    "lwip": "vpoll_asyncio.stacks.lwip:LwipStack",
+}
+
+
+def _targets() -> dict[str, str]:
+    found = {entry.name: entry.value for entry in metadata.entry_points(group=_GROUP)}
+    return {**_OWN, **found}
+
+
+def _stack_class(name: str) -> type[Stack]:
+    targets = _targets()
+    if name not in targets:
+        raise ValueError(f"no stack {name!r}: expected one of {', '.join(sorted(targets))}")
+    module, _, attribute = targets[name].partition(":")
+    loaded: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        loaded = getattr(loaded, part)
+    if not (isinstance(loaded, type) and issubclass(loaded, Stack)):
+        raise TypeError(f"entry point {name!r} ({targets[name]}) is not a subclass of Stack")
+    return loaded
+
+
+def available() -> list[StackInfo]:
+    """Return every stack that `open_stack` knows, with what is missing where one cannot be used."""
+    listing = []
+    for name in sorted(_targets()):
+        try:
+            why = _stack_class(name).missing()
+        except Exception as exc:
+            why = f"{type(exc).__name__}: {exc}"
+        listing.append(StackInfo(name, not why, why))
+    return listing
+
+
+def parse_config(config: str) -> dict[str, str | list[str]]:
+    """Return the options of iothconf's ``key=value,key=value`` as a dictionary.
+
+    A key that is repeated (``ip=…,ip=…``) has the list of its values; a key without
+    ``=`` has the value ``"1"``.  Raises ValueError for an item without a key.
+    """
+    options: dict[str, str | list[str]] = {}
+    for item in config.split(","):
+        if not item.strip():
+            continue
+        key, equals, value = item.strip().partition("=")
+        key = key.strip()
+        if not key.isidentifier():
+            raise ValueError(f"bad item {item!r} in stack configuration {config!r}: key=value")
+        value = value.strip() if equals else "1"
+        before = options.get(key)
+        if before is None:
+            options[key] = value
+        elif isinstance(before, list):
+            before.append(value)
+        else:
+            options[key] = [before, value]
+    return options
+
+
+def open_stack(config: str, **options: Any) -> Stack:
+    """Open a stack.
+
+    config -- its name (``"lwip"``), or iothconf's string with everything in it:
+        ``"stack=lwip,vnl=slirp://,ip=10.0.2.15/24,gw=10.0.2.2"``
+    options -- what the stack's class takes: `vnl` or `link` for its network, `ip`
+        (one address with prefix length, or a list), `gw` …; they win over the string
+
+    Raises ValueError for an unknown stack, an option that it does not take or a bad
+    value, and OSError when it cannot be opened here, with what is missing.
+    """
+    name = config
+    if "=" in config:
+        parsed = parse_config(config)
+        chosen = parsed.pop("stack", None)
+        if not isinstance(chosen, str):
+            raise ValueError(f"stack configuration {config!r} needs exactly one stack=NAME")
+        name, options = chosen, {**parsed, **options}
+    cls = _stack_class(name)
+    signature = inspect.signature(cls)
+    try:
+        signature.bind(**options)
+    except TypeError as exc:
+        takes = ", ".join(signature.parameters)
+        raise ValueError(f"stack {name!r}: {exc}; it takes {takes or 'no options'}") from None
+    if why := cls.missing():
+        raise OSError(errno.ENOSYS, f"stack {name!r} is not available: {why}")
+    return cls(**options)
