@@ -1,0 +1,127 @@
+"""Links: where a stack's frames go, and how a locator names one.
+
+A Virtual Network Locator, as vdeplug4 has it, is ``SCHEME://ADDRESS``.  ``tap``,
+``tun`` and ``wire`` are served here; every other scheme is a plugin of libvdeplug.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from . import libvdeplug
+from .base import Link, Medium, NativePort
+from .fd import FdLink
+from .packet import PacketLink
+from .tap import DEVICE, TapLink, TunLink
+from .vde import VdeLink, scheme_of
+from .wire import WireHub, WireLink, hub, wire_pair
+
+__all__ = [
+    "FdLink",
+    "Link",
+    "LinkInfo",
+    "Medium",
+    "NativePort",
+    "PacketLink",
+    "TapLink",
+    "TunLink",
+    "VdeLink",
+    "WireHub",
+    "WireLink",
+    "available",
+    "hub",
+    "open_link",
+    "wire_pair",
+]
+
+# CAP_NET_ADMIN, linux/capability.h
+_CAP_NET_ADMIN: Final = 12
+
+
+class LinkInfo(NamedTuple):
+    """A scheme of locators, and whether it can be opened here."""
+
+    name: str
+    available: bool
+    why: str
+    """What is missing, or what else is worth knowing; empty where there is nothing to say."""
+
+
+def _open_wire(name: str) -> WireLink:
+    return hub(name).open()
+
+
+_OURS: Final[dict[str, Callable[..., Link]]] = {
+    "tap": TapLink,
+    "tun": TunLink,
+    "wire": _open_wire,
+}
+
+
+def open_link(vnl: str, **options: object) -> Link:
+    """Open the link that a Virtual Network Locator names.
+
+    Parameters:
+    vnl -- ``tap://NAME`` and ``tun://NAME`` (no name: the kernel chooses one);
+        ``wire://NAME``, an Ethernet hub that all its openers in this process share; or
+        what libvdeplug knows, `VdeLink`: ``slirp://``, ``vde:///path`` or the path
+        alone, ``switch:///path``, ``hub:///path``, ``ptp:///path``,
+        ``udp://PORT->HOST:PORT``, ``vxvde://``, ``cmd://COMMAND``, ``null://`` …
+    options -- keyword arguments of the link's class (`TapLink`, `TunLink`, `VdeLink`):
+        ``mtu``
+
+    Raises ValueError for what is no locator and for a scheme that nothing here serves,
+    TypeError for an option that the link does not have, and OSError with what is
+    missing and the Debian package that has it.
+    """
+    scheme = scheme_of(vnl)
+    ours = _OURS.get(scheme)
+    if ours is not None:
+        return ours(vnl.partition("://")[2], **options)
+    if scheme not in libvdeplug.PLUGIN_PACKAGES and not _has_plugin(scheme):
+        raise ValueError(
+            f"{vnl!r}: no link serves {scheme}://: expected one of {', '.join(_schemes())}, "
+            "or another plugin of libvdeplug"
+        )
+    return VdeLink(vnl, **options)  # type: ignore[arg-type]
+
+
+def available() -> list[LinkInfo]:
+    """Return every scheme with whether it can be opened here, and what is missing."""
+    listing = [LinkInfo("tap", *_tuntap()), LinkInfo("tun", *_tuntap()), LinkInfo("wire", True, "")]
+    for scheme, package in libvdeplug.PLUGIN_PACKAGES.items():
+        try:
+            found = libvdeplug.plugin_path(scheme) is not None
+        except OSError as error:
+            listing.append(LinkInfo(scheme, False, error.strerror or str(error)))
+        else:
+            why = "" if found else f"no plugin: install the Debian package {package}"
+            listing.append(LinkInfo(scheme, found, why))
+    return listing
+
+
+def _schemes() -> list[str]:
+    return [*_OURS, *libvdeplug.PLUGIN_PACKAGES]
+
+
+def _has_plugin(scheme: str) -> bool:
+    try:
+        return libvdeplug.plugin_path(scheme) is not None
+    except OSError:
+        return False
+
+
+def _tuntap() -> tuple[bool, str]:
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return False, f"{DEVICE}: {error.strerror}"
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(
+            (int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0
+        )
+    if effective >> _CAP_NET_ADMIN & 1:
+        return True, ""
+    return True, "without CAP_NET_ADMIN: interfaces that were made for this user only"
