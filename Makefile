@@ -15,28 +15,31 @@ BIN := $(VENV)/bin
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test lint types setup wheel clean
+.PHONY: demo test lint types setup tools wheel clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
 
-test: setup
+test: tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: setup
+lint: tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup
+types: tools
 	$(BIN)/mypy
 
 setup:
 	@sh .ci/setup "$(PYTHON)" "$(VENV)"
 
-wheel: setup
+tools:
+	@sh .ci/setup "$(PYTHON)" "$(VENV)" tools
+
+wheel: tools
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
