@@ -26,6 +26,8 @@ from typing import NamedTuple
 import pytest
 
 import vpoll_asyncio
+from vpoll_asyncio import EventMask
+from vpoll_asyncio.backends.pair import NEAREST
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,6 +114,15 @@ def test_readme_shows_an_example() -> None:
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!\w+:)([^)#]+)", page.read_text())
     assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+def test_table_of_nearest_wakeups_is_the_one_in_force() -> None:
+    rows = re.findall(r"^\| (\w+) \| ([A-Z ]+) \|$", (ROOT / "docs/backends.md").read_text(), re.M)
+    table = {
+        EventMask[event]: EventMask(sum(EventMask[name] for name in shown.split()))
+        for event, shown in rows
+    }
+    assert table == NEAREST
 
 
 def test_demo_server_imports_the_standard_library_only() -> None:

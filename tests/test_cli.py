@@ -1,0 +1,173 @@
+"""The command line: what it prints, where, and its exit status."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+import vpoll_asyncio
+from vpoll_asyncio import backends, cli, links, native, stacks
+
+ROOT = Path(__file__).parent.parent
+
+Printed = pytest.CaptureFixture[str]
+
+
+def rows(printed: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """Title's first word -> name -> (available, remark), out of what `info` prints."""
+    tables: dict[str, dict[str, tuple[str, str]]] = {}
+    for line in printed.splitlines():
+        if title := re.match(r"(\w+): ", line):
+            table = tables[title[1]] = {}
+        elif row := re.match(r"  (\S+) +(yes|no) *(.*)", line):
+            table[row[1]] = (row[2], row[3])
+    return tables
+
+
+def test_info_lists_what_the_library_knows(capsys: Printed) -> None:
+    assert cli.main(["info"]) == 0
+    tables = rows(capsys.readouterr().out)
+    assert list(tables) == ["Backends", "Stacks", "Links", "Loops"]
+    assert list(tables["Backends"]) == [info.name for info in backends()]
+    assert list(tables["Stacks"]) == [info.name for info in stacks.available()]
+    assert list(tables["Links"]) == [info.name for info in links.available()]
+    assert list(tables["Loops"]) == ["asyncio", "uvloop"]
+
+
+def test_info_says_what_is_missing(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = [SimpleNamespace(name="absent", available=False, why="install the package absent")]
+    monkeypatch.setattr(stacks, "available", lambda: absent)
+    monkeypatch.setattr(links, "available", lambda: absent)
+    assert cli.main(["info"]) == 0
+    tables = rows(capsys.readouterr().out)
+    assert tables["Stacks"] == {"absent": ("no", "install the package absent")}
+    assert tables["Links"] == {"absent": ("no", "install the package absent")}
+
+
+def test_info_names_the_events_of_an_exact_set(capsys: Printed) -> None:
+    assert cli.main(["info"]) == 0
+    table = rows(capsys.readouterr().out)["Backends"]
+    assert table["virtual"][1].startswith("exact: all events")
+    assert table["unixpair"][1].startswith("exact: IN OUT")
+
+
+def test_version_is_the_package_s(capsys: Printed) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"vpoll_asyncio {vpoll_asyncio.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["info", "more"], ["--nonsense"]])
+def test_wrong_command_line_exits_with_2_and_the_usage(argv: list[str], capsys: Printed) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(argv)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: vpoll-asyncio")
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("vpoll_asyncio.demo")
+    monkeypatch.setitem(sys.modules, "vpoll_asyncio.demo", module)
+    return module
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_demo_gets_its_arguments_and_gives_its_status(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    calls: list[list[str]] = []
+
+    def main(argv: list[str]) -> int:
+        calls.append(argv)
+        return status
+
+    monkeypatch.setattr(demo, "main", main, raising=False)
+    assert cli.main(["demo", "--loop", "uvloop"]) == status
+    assert calls == [["--loop", "uvloop"]]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(98, "Address already in use"), 1, "vpoll-asyncio: [Errno 98] Address already"),
+    ],
+)
+def test_failure_gives_a_status_and_no_traceback(
+    demo: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Printed,
+    raised: BaseException,
+    status: int,
+    said: str,
+) -> None:
+    def main(argv: list[str]) -> int:
+        raise raised
+
+    monkeypatch.setattr(demo, "main", main, raising=False)
+    assert cli.main(["demo"]) == status
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_build_fails_when_nothing_can_be_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    helper = SimpleNamespace(name="lwip", available=False, why="no cc: install gcc", path=None)
+    monkeypatch.setattr(native, "build_all", lambda: [helper])
+    assert cli.main(["build"]) == 1
+    assert capsys.readouterr().err == "lwip: not built: no cc: install gcc\n"
+
+
+@pytest.mark.needs("lwip")
+def test_build_names_the_files_that_it_made(capsys: Printed) -> None:
+    assert cli.main(["build"]) == 0
+    name, _, path = capsys.readouterr().out.splitlines()[0].partition(": ")
+    assert name == "lwip"
+    assert Path(path).is_file()
+
+
+def run(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-m", "vpoll_asyncio", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_module_runs_as_a_program() -> None:
+    with run("info") as program:
+        out, err = program.communicate(timeout=60)
+    assert (program.returncode, err) == (0, "")
+    assert list(rows(out)["Backends"]) == [info.name for info in backends()]
+
+
+def test_reader_that_goes_away_brings_no_traceback() -> None:
+    with run("info") as program:
+        assert program.stdout is not None
+        program.stdout.close()
+        assert program.stderr is not None
+        assert program.stderr.read() == ""
+    assert program.returncode == 1
+
+
+def test_script_of_the_package_is_the_command_line() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    target = scripts["project"]["scripts"]["vpoll-asyncio"]
+    module, _, attribute = target.partition(":")
+    assert getattr(importlib.import_module(module), attribute) is cli.main
+
+
+def test_entry_points_are_the_stacks_that_need_no_metadata() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = project["project"]["entry-points"]["vpoll_asyncio.stacks"]
+    assert declared.keys() <= {info.name for info in stacks.available()}
