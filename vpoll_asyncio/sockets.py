@@ -9,6 +9,7 @@ class derives the rest from them and from the vpoll: blocking mode with timeouts
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import os
@@ -17,7 +18,7 @@ import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from ._asyncio import SENDFILE_CALLER, SSL_CALLER
@@ -30,7 +31,7 @@ from .watch import is_uvloop
 if TYPE_CHECKING:
     from .stacks.base import Stack
 
-__all__ = ["Address", "Data", "UserSocket", "would_block"]
+__all__ = ["Address", "Data", "UserSocket", "observe_sockets", "would_block"]
 
 _Result = TypeVar("_Result")
 
@@ -39,6 +40,25 @@ _SO_PROTOCOL: Final = 38
 _SO_DOMAIN: Final = 39
 _READ: Final = IN | RDHUP
 _DEAD: Final = IN | OUT | HUP | RDHUP | RDNORM | WRNORM
+
+
+_observers: tuple[Callable[[UserSocket], object], ...] = ()
+
+
+@contextlib.contextmanager
+def observe_sockets(observer: Callable[[UserSocket], object]) -> Iterator[None]:
+    """Call `observer` with every user socket that is made meanwhile, in the maker's thread.
+
+    The socket has its vpoll, for `VPoll.add_waiter`, but may not be ready for calls.
+    """
+    global _observers
+    _observers = (*_observers, observer)
+    try:
+        yield
+    finally:
+        left = list(_observers)
+        left.remove(observer)
+        _observers = tuple(left)
 
 
 class UserSocket(SocketHooks, socket.socket):
@@ -82,6 +102,8 @@ class UserSocket(SocketHooks, socket.socket):
         self._proto = proto
         self._timeout = 0.0 if type & socket.SOCK_NONBLOCK else socket.getdefaulttimeout()
         self.vpoll = VPoll(events)
+        for observer in _observers:
+            observer(self)
 
     # What the socket is.
 

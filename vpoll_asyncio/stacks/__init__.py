@@ -55,17 +55,25 @@ def parse_config(config: str) -> dict[str, str | list[str]]:
     """Return the options of iothconf's ``key=value,key=value`` as a dictionary.
 
     A key that is repeated (``ip=…,ip=…``) has the list of its values; a key without
-    ``=`` has the value ``"1"``.  Raises ValueError for an item without a key.
+    ``=`` has the value ``"1"``.  What is neither goes on with the value before it, so
+    that slirp's lists of forwarded ports need no quoting.  Raises ValueError for an
+    item without a key.
     """
+    items: list[str] = []
+    for item in filter(None, map(str.strip, config.split(","))):
+        key = item.partition("=")[0].strip()
+        if key.isidentifier():
+            items.append(item)
+        elif "=" not in item and items:
+            items[-1] += f",{item}"
+        else:
+            raise ValueError(
+                f"bad item {item!r} in stack configuration {config!r}: expected key=value"
+            )
     options: dict[str, str | list[str]] = {}
-    for item in config.split(","):
-        if not item.strip():
-            continue
-        key, equals, value = item.strip().partition("=")
-        key = key.strip()
-        if not key.isidentifier():
-            raise ValueError(f"bad item {item!r} in stack configuration {config!r}: key=value")
-        value = value.strip() if equals else "1"
+    for item in items:
+        key, equals, value = map(str.strip, item.partition("="))
+        value = value if equals else "1"
         before = options.get(key)
         if before is None:
             options[key] = value
