@@ -7,24 +7,28 @@ mask into a kernel object once somebody asks for `VPoll.fileno`.
 
 Wake-ups cannot be lost: an operation first publishes the mask, then calls every
 waiter, in the thread of whoever sets.  It may be a signal handler or a finalizer
-that interrupted another operation in the same thread, hence the re-entrant lock and
-the queue of mirror operations that the interrupted one carries out.
+that interrupted another operation in the same thread, hence the re-entrant lock.
+Without a kernel object an operation is one statement without a call in it, so a
+handler runs before or after; with one, `OpenFile` keeps the order.
 """
 
 from __future__ import annotations
 
 import errno
+import operator
 import threading
+import time
 import warnings
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
-from .backends import by_name, choose
-from .backends.base import ADD, DEL, SET, Backend, Mirror
+from .backends import by_name
+from .backends.base import ADD, DEL, SET
+from .backends.forks import FORKS
+from .backends.openfile import OpenFile
 from .backends.virtual import VirtualMirror, number_of
-from .events import ALWAYS, ERR, IN, KEPT, OUT, REFUSED, EventMask, bad_mask, check_mask
+from .events import ALWAYS, KEPT, REFUSED, EventMask, bad_mask, check_mask
 
 __all__ = ["VPoll", "Waiter"]
 
@@ -32,77 +36,11 @@ Waiter = Callable[[int], object]
 """Called with the whole current mask after every operation on a vpoll.
 
 It runs in whichever thread set the events, perhaps inside a signal handler, so it
-must be quick, must not block and must not raise.
+must be quick, must not block and must not raise.  Calls of operations that overlap
+may come in either order: a waiter that needs the latest mask looks at `VPoll.peek`.
 """
 
 _DEFAULT_NEED: Final = EventMask.IN | EventMask.OUT
-
-
-class _OpenFile:
-    """What duplicates share: the kernel's ``struct file``."""
-
-    __slots__ = (
-        "applying",
-        "backend",
-        "handles",
-        "lock",
-        "map_err",
-        "mask",
-        "mirror",
-        "need",
-        "pending",
-        "waiters",
-    )
-
-    def __init__(self, mask: int, backend: Backend | None, need: int, map_err: bool) -> None:
-        self.mask = mask
-        self.waiters: tuple[Waiter, ...] = ()
-        self.lock = threading.RLock()
-        self.mirror: Mirror | None = None
-        self.pending: deque[tuple[int, int]] | None = None
-        self.applying = False
-        self.backend = backend
-        self.need = need
-        self.map_err = map_err
-        self.handles = 1
-
-    def shown(self, mask: int) -> int:
-        if self.map_err and mask & ERR:
-            return (mask & ~ERR) | IN | OUT
-        return mask
-
-    def open_mirror(self, *, refusing_read: bool) -> Mirror:
-        """Return the mirror, making it on the first call.  Called under the lock."""
-        if self.mirror is None:
-            if self.backend is None:
-                self.backend = choose(self.need, refusing_read=refusing_read)
-            # `pending` first: an operation that interrupts `create` is then replayed.
-            self.pending = deque()
-            mirror = self.backend.create(self.shown(self.mask))
-            self.mirror = mirror
-            self.mirror_operation(SET, self.mask)
-        return self.mirror
-
-    def mirror_operation(self, command: int, argument: int) -> None:
-        """Pass one operation to the mirror, in order.  Called under the lock."""
-        pending, mirror = self.pending, self.mirror
-        assert pending is not None
-        pending.append((command, argument))
-        if mirror is None:
-            return
-        # Whoever interrupts this thread in here finds `applying` set and leaves its
-        # operation in the queue, which is looked at again after `applying` is reset.
-        while pending and not self.applying:
-            self.applying = True
-            try:
-                while pending:
-                    command, argument = pending.popleft()
-                    if self.map_err:
-                        mirror.apply(SET, self.shown(self.mask), self.shown(self.mask))
-                    else:
-                        self.mask = mirror.apply(command, argument, self.mask)
-            finally:
-                self.applying = False
 
 
 class VPoll:
@@ -132,7 +70,7 @@ class VPoll:
 
     __slots__ = ("__weakref__", "_fd", "_file")
 
-    _file: _OpenFile | None
+    _file: OpenFile | None
 
     def __init__(
         self,
@@ -146,27 +84,36 @@ class VPoll:
         self._fd = -1
         mask, need = check_mask(events), check_mask(need)
         chosen = None if backend is None else by_name(backend)
-        self._file = _OpenFile(mask, chosen, need, bool(map_err))
+        self._file = OpenFile(mask, chosen, need, bool(map_err))
 
     def add_events(self, mask: int) -> int:
         """Add `mask` to the pending events, wake the waiters, return the new mask.
 
-        Raises ValueError for bits outside 0 to 27 (nothing is changed) and OSError:
-        EBADF when the vpoll is closed, or what the kernel object answers.
+        Raises ValueError for bits outside 0 to 27 and OSError: EBADF when the vpoll is
+        closed, EPERM in a forked child that does not own the mask; nothing is changed
+        then.  What else the kernel object answers is raised after the mask has
+        changed and the waiters are woken.
         """
+        if mask.__class__ is not int:
+            mask = operator.index(mask)
         if mask & REFUSED:
             raise bad_mask(mask)
         file = self._file
         if file is None:
             self._raise_closed()
+        if file.generation != FORKS.value:
+            file.adopt()
+        failure = None
         with file.lock:
-            # One statement without a call in it: a signal handler runs before or after.
-            file.mask = file.mask | mask
-            if file.pending is not None:
-                file.mirror_operation(ADD, mask)
-            new = file.mask
+            if file.pending is None:
+                new = file.mask = file.mask | mask
+            else:
+                failure = file.operate(ADD, mask)
+                new = file.current() if file.pending else file.mask
         for waiter in file.waiters:
             waiter(new)
+        if failure is not None:
+            raise failure
         return new
 
     def del_events(self, mask: int) -> int:
@@ -174,18 +121,26 @@ class VPoll:
 
         Raises as `add_events` does.
         """
+        if mask.__class__ is not int:
+            mask = operator.index(mask)
         if mask & REFUSED:
             raise bad_mask(mask)
         file = self._file
         if file is None:
             self._raise_closed()
+        if file.generation != FORKS.value:
+            file.adopt()
+        failure = None
         with file.lock:
-            file.mask = file.mask & ~mask
-            if file.pending is not None:
-                file.mirror_operation(DEL, mask)
-            new = file.mask
+            if file.pending is None:
+                new = file.mask = file.mask & ~mask
+            else:
+                failure = file.operate(DEL, mask)
+                new = file.current() if file.pending else file.mask
         for waiter in file.waiters:
             waiter(new)
+        if failure is not None:
+            raise failure
         return new
 
     def set_events(self, mask: int) -> int:
@@ -193,24 +148,33 @@ class VPoll:
 
         Raises as `add_events` does.
         """
+        if mask.__class__ is not int:
+            mask = operator.index(mask)
         if mask & REFUSED:
             raise bad_mask(mask)
         file = self._file
         if file is None:
             self._raise_closed()
+        if file.generation != FORKS.value:
+            file.adopt()
+        failure = None
         with file.lock:
-            file.mask = mask
-            if file.pending is not None:
-                file.mirror_operation(SET, mask)
-            new = file.mask
+            if file.pending is None:
+                new = file.mask = mask
+            else:
+                failure = file.operate(SET, mask)
+                new = file.current() if file.pending else file.mask
         for waiter in file.waiters:
             waiter(new)
+        if failure is not None:
+            raise failure
         return new
 
     @property
     def events(self) -> EventMask:
         """The pending events: the true mask, whatever the backend can show of it.
 
+        On `eventfd` and `device` it is the kernel's, with what other processes set.
         Raises OSError (EBADF) when the vpoll is closed.
         """
         return EventMask(self.peek())
@@ -220,7 +184,11 @@ class VPoll:
         file = self._file
         if file is None:
             self._raise_closed()
-        return file.mask
+        if file.pending is None:
+            return file.mask
+        if file.generation != FORKS.value:
+            file.adopt()
+        return file.current()
 
     def add_waiter(self, waiter: Waiter) -> None:
         """Call `waiter` with the whole mask after every operation from now on.
@@ -231,8 +199,13 @@ class VPoll:
         file = self._file
         if file is None:
             self._raise_closed()
-        with file.lock:
-            file.waiters = (*file.waiters, waiter)
+        while True:
+            # A handler or another thread may come in before the comparison, not after.
+            before = file.waiters
+            longer = (*before, waiter)
+            if file.waiters is before:
+                file.waiters = longer
+                return
 
     def remove_waiter(self, waiter: Waiter) -> bool:
         """Take `waiter` from the wait queue; return whether it was there.
@@ -242,14 +215,17 @@ class VPoll:
         file = self._file
         if file is None:
             return False
-        with file.lock:
-            waiters = list(file.waiters)
+        while True:
+            before = file.waiters
+            shorter = list(before)
             try:
-                waiters.remove(waiter)
+                shorter.remove(waiter)
             except ValueError:
                 return False
-            file.waiters = tuple(waiters)
-        return True
+            remaining = tuple(shorter)
+            if file.waiters is before:
+                file.waiters = remaining
+                return True
 
     def wait(self, mask: int, timeout: float | None = None) -> EventMask:
         """Block the calling thread until an event of `mask`, ERR or HUP is pending.
@@ -264,19 +240,32 @@ class VPoll:
             return EventMask(seen)
         if timeout is not None and timeout <= 0:
             return EventMask(0)
-        woken = threading.Event()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        # A plain lock: a handler that interrupts the wait below may release it, where
+        # it would deadlock in the lock inside a threading.Event.
+        asleep = threading.Lock()
 
         def wake(events: int) -> None:
             if events & wanted:
-                woken.set()
+                try:
+                    asleep.release()
+                except RuntimeError:
+                    pass
 
         self.add_waiter(wake)
         try:
-            if not self.peek() & wanted:
-                woken.wait(timeout)
+            while True:
+                asleep.acquire(blocking=False)
+                if seen := self.peek() & wanted:
+                    return EventMask(seen)
+                if deadline is None:
+                    asleep.acquire()
+                elif (remaining := deadline - time.monotonic()) > 0:
+                    asleep.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
+                else:
+                    return EventMask(0)
         finally:
             self.remove_waiter(wake)
-        return EventMask(self.peek() & wanted)
 
     def fileno(self) -> int:
         """Return a descriptor that the kernel's pollers see the events on.
@@ -296,30 +285,45 @@ class VPoll:
         as `fileno` does, and ENOTSUP when the kernel object is already one that can
         be read.
         """
-        fd = self._open_fd(refusing_read=True)
         file = self._file
-        if file is not None and file.backend is not None and not file.backend.refuses_read:
+        if file is None:
+            self._raise_closed()
+        if file.backend is None:
+            self._open_fd(refusing_read=True)
+        backend = file.backend
+        if backend is not None and not backend.refuses_read:
             raise OSError(
                 errno.ENOTSUP,
-                f"the vpoll already shows itself through {file.backend.name!r}, whose "
-                "descriptor would be read as data",
+                f"the vpoll shows itself through {backend.name!r}, whose descriptor "
+                "would be read as data",
             )
-        return fd
+        return self._open_fd(refusing_read=True)
 
     def _open_fd(self, *, refusing_read: bool) -> int:
         file = self._file
         if file is None:
             self._raise_closed()
-        if self._fd < 0:
-            with file.lock:
-                if self._fd < 0:
-                    first = file.mirror is None
-                    mirror = file.open_mirror(refusing_read=refusing_read)
-                    if isinstance(mirror, VirtualMirror):
-                        self._fd = number_of(self)
-                    else:
-                        self._fd = mirror.fd if first else mirror.dup()
-        return self._fd
+        if self._fd >= 0:
+            return self._fd
+        if file.generation != FORKS.value:
+            file.adopt()
+        with file.lock:
+            mirror = file.open_mirror(refusing_read=refusing_read)
+            virtual = isinstance(mirror, VirtualMirror)
+            # No call from here to the assignment: a handler cannot close this handle.
+            if self._file is not None and self._fd < 0 and not virtual and not file.lent:
+                file.lent = True
+                self._fd = mirror.fd
+                return self._fd
+            if self._file is not None and self._fd < 0:
+                fd = number_of(self) if virtual else mirror.dup()
+                if self._file is not None and self._fd < 0:
+                    self._fd = fd
+                else:
+                    mirror.release(fd)
+            if self._file is None:
+                self._raise_closed()
+            return self._fd
 
     @property
     def backend(self) -> str | None:
@@ -350,8 +354,13 @@ class VPoll:
         if file is None:
             self._raise_closed()
         twin = VPoll.__new__(VPoll)
+        twin._file = None
         twin._fd = -1
+        if file.generation != FORKS.value:
+            file.adopt()
         with file.lock:
+            if file.handles == 0:
+                self._raise_closed()
             file.handles += 1
             twin._file = file
         return twin
@@ -360,30 +369,20 @@ class VPoll:
         """Close this handle.  Closing twice is allowed.
 
         Waiters are not woken.  They stay registered until the last duplicate is
-        closed, which gives back the kernel object.
+        closed, which gives back the kernel object.  Never fails for want of
+        descriptors; raises OSError (EBADF) when somebody else has closed the
+        descriptor.
         """
         file, self._file = self._file, None
         if file is None:
             return
+        if file.generation != FORKS.value:
+            file.adopt()
         with file.lock:
             fd, self._fd = self._fd, -1
-            mirror = file.mirror
-            file.handles -= 1
-            last = file.handles == 0
-            if last:
-                file.waiters = ()
-                file.mirror = file.pending = None
-        if mirror is None:
-            return
-        if fd >= 0:
-            if fd == mirror.fd and not last:
-                # The mirror goes on working on a number of its own.
-                mirror.move(mirror.dup())
-            mirror.release(fd)
-        if last:
-            if fd != mirror.fd and mirror.fd >= 0:
-                mirror.release(mirror.fd)
-            mirror.close()
+            failure = file.close_handle(fd)
+        if failure is not None:
+            raise failure
 
     @property
     def closed(self) -> bool:
@@ -415,7 +414,10 @@ class VPoll:
         backend = "" if file.backend is None else f" backend={file.backend.name}"
         return f"<VPoll {EventMask(file.mask)!r}{where}{backend}>"
 
-    def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_file", None) is None:
+            return
+        try:
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        finally:
             self.close()

@@ -7,24 +7,31 @@ every operation, and unlike a process id it is never used again.
 from __future__ import annotations
 
 import os
+import threading
+from typing import Final
 
-__all__ = ["generation"]
+__all__ = ["FORKS", "ForkCounter"]
 
 
-class _Counter:
-    __slots__ = ("value",)
+class ForkCounter:
+    """Counts the forks between the first process and this one."""
+
+    __slots__ = ("adoption", "value")
+
+    value: int
+    """Differs between a process and every child it forks."""
+    adoption: threading.Lock
+    """Held while an object that the parent made is made fit for this process."""
 
     def __init__(self) -> None:
         self.value = 0
+        self.adoption = threading.Lock()
 
     def advance(self) -> None:
+        """Count one fork, in the child, whose locks may be held by threads it lacks."""
         self.value += 1
+        self.adoption = threading.Lock()
 
 
-_counter = _Counter()
-os.register_at_fork(after_in_child=_counter.advance)
-
-
-def generation() -> int:
-    """Return a number that differs between a process and every child it forks."""
-    return _counter.value
+FORKS: Final = ForkCounter()
+os.register_at_fork(after_in_child=FORKS.advance)

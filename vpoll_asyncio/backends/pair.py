@@ -17,7 +17,7 @@ from typing import Final
 
 from ..events import ERR, HUP, IN, MSG, NVAL, OUT, PRI, RDBAND, RDHUP, RDNORM, WRBAND, WRNORM
 from .base import Mirror
-from .forks import generation
+from .forks import FORKS
 
 __all__ = ["NEAREST", "PairMirror", "nearest"]
 
@@ -76,7 +76,7 @@ class PairMirror(Mirror):
         # What the front shows, or _UNKNOWN while that is being changed: an exception
         # out of a signal handler may strike between two system calls.
         self._shown = _UNKNOWN
-        self._generation = generation()
+        self._generation = FORKS.value
         self._watch()
 
     def _watch(self) -> None:
@@ -84,7 +84,7 @@ class PairMirror(Mirror):
         self._poll.register(self.fd, self._exact)
 
     def check_owner(self) -> None:
-        if self._generation != generation():
+        if self._generation != FORKS.value:
             raise PermissionError(
                 errno.EPERM,
                 "a vpoll on a socket pair belongs to the process that made it: "
