@@ -1,0 +1,75 @@
+"""The `host` stack: the kernel's own sockets behind the interface of a stack."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, ClassVar, Final
+
+from .base import AddrInfo, Stack
+
+__all__ = ["HostStack", "host_stack"]
+
+# Taken before `install` replaces the names in the socket module.
+_KernelSocket: Final = socket.socket
+_kernel_getaddrinfo: Final = socket.getaddrinfo
+_kernel_getnameinfo: Final = socket.getnameinfo
+
+
+class HostStack(Stack):
+    """The kernel's sockets, names and routes.
+
+    Its sockets are plain `socket.socket` objects, whatever that name stands for at
+    the moment.  There is nothing to close and nothing to drive: `close` does nothing,
+    `closed` stays false.  Every method may be called from any thread.
+    """
+
+    name: ClassVar[str] = "host"
+    kernel: ClassVar[bool] = True
+
+    def supported_domain(self, family: int) -> bool:
+        """Return True: the kernel itself says which families it has."""
+        return True
+
+    def socket(
+        self,
+        family: int = socket.AF_INET,
+        type: int = socket.SOCK_STREAM,
+        proto: int = 0,
+    ) -> socket.socket:
+        """Return a new kernel socket.  Raises OSError as `socket.socket` does."""
+        return _KernelSocket(family, type, proto)
+
+    def getaddrinfo(
+        self,
+        host: str | bytes | None,
+        port: str | bytes | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[AddrInfo]:
+        """Return what `socket.getaddrinfo` returns; may block.  Raises `socket.gaierror`."""
+        return list(_kernel_getaddrinfo(host, port, family, type, proto, flags))
+
+    def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
+        """Return what `socket.getnameinfo` returns; may block.  Raises `socket.gaierror`."""
+        return _kernel_getnameinfo(sockaddr, flags)
+
+    def close(self) -> None:
+        """Do nothing: the kernel stays."""
+
+    @property
+    def closed(self) -> bool:
+        """False."""
+        return False
+
+    def __repr__(self) -> str:
+        return "<HostStack>"
+
+
+_host: Final = HostStack()
+
+
+def host_stack() -> HostStack:
+    """Return the process's one `HostStack`."""
+    return _host
