@@ -16,7 +16,7 @@ from .fd import FdLink
 from .packet import PacketLink
 from .tap import DEVICE, TapLink, TunLink
 from .vde import VdeLink, scheme_of
-from .wire import WireHub, WireLink, hub, wire_pair
+from .wire import WireHub, WireLink, wire_hub, wire_pair
 
 __all__ = [
     "FdLink",
@@ -31,8 +31,8 @@ __all__ = [
     "WireHub",
     "WireLink",
     "available",
-    "hub",
     "open_link",
+    "wire_hub",
     "wire_pair",
 ]
 
@@ -50,7 +50,7 @@ class LinkInfo(NamedTuple):
 
 
 def _open_wire(name: str) -> WireLink:
-    return hub(name).open()
+    return wire_hub(name).open()
 
 
 _OURS: Final[dict[str, Callable[..., Link]]] = {
@@ -58,6 +58,7 @@ _OURS: Final[dict[str, Callable[..., Link]]] = {
     "tun": TunLink,
     "wire": _open_wire,
 }
+_open_vde: Final[Callable[..., Link]] = VdeLink
 
 
 def open_link(vnl: str, **options: object) -> Link:
@@ -85,7 +86,7 @@ def open_link(vnl: str, **options: object) -> Link:
             f"{vnl!r}: no link serves {scheme}://: expected one of {', '.join(_schemes())}, "
             "or another plugin of libvdeplug"
         )
-    return VdeLink(vnl, **options)  # type: ignore[arg-type]
+    return _open_vde(vnl, **options)
 
 
 def available() -> list[LinkInfo]:

@@ -7,11 +7,12 @@ function call and come in by a method call, or both through an asyncio protocol.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..events import IN, OUT, RDNORM, WRNORM
 from ..vpoll import VPoll
@@ -50,7 +51,8 @@ class PacketLink(Link):
     longer than `mtu` are dropped and counted in both directions.
 
     `receive`, `receive_batch`, `pause` and `resume` may be called from any thread,
-    `send` itself included.  Raises ValueError for a wrong mtu or queue.
+    `send` itself included.  Raises ValueError for a wrong mtu or queue, TypeError for a
+    `send` that is a coroutine function.
     """
 
     medium = "ip"
@@ -64,6 +66,8 @@ class PacketLink(Link):
         on_error: Callable[[Exception], object] | None = None,
     ) -> None:
         self.mtu = check_mtu(mtu, low=_MTU_MIN)
+        if inspect.iscoroutinefunction(send):
+            raise TypeError(f"send={send!r}: expected a plain function, which nobody awaits")
         if queue < 1:
             raise ValueError(f"queue {queue!r}: expected at least one packet")
         self.queue = queue
@@ -77,8 +81,8 @@ class PacketLink(Link):
         self._lock = threading.RLock()
         self._resumed = 0
         self._attached: PacketProtocol | None = None
-        self._closed = False
         self._vpoll = VPoll(0 if send is None else _WRITABLE)
+        self._closed = False
 
     def receive(self, packet: Buffer) -> bool:
         """Give the stack a packet; return whether it was taken.
@@ -97,9 +101,9 @@ class PacketLink(Link):
         taken = 0
         with self._lock:
             self._check()
-            for packet in packets:
+            for packet in map(bytes, packets):
                 if self._is_good(packet) and len(self._inbox) < self.queue:
-                    self._inbox.append(bytes(packet))
+                    self._inbox.append(packet)
                     taken += 1
                 else:
                     self.dropped += 1
@@ -108,17 +112,13 @@ class PacketLink(Link):
         return taken
 
     def pause(self) -> None:
-        """Say that `send` would refuse: the link is full until `resume`.
-
-        Raises OSError (EBADF) when the link is closed.
-        """
+        """Say that `send` would refuse: the link is full until `resume`.  No-op when closed."""
         with self._lock:
-            self._check()
-            if self._vpoll.peek() & OUT:
+            if not self._closed and self._vpoll.peek() & OUT:
                 self._vpoll.del_events(_WRITABLE)
 
     def resume(self) -> None:
-        """Say that `send` can take packets again.  A link that is closed stays so."""
+        """Say that `send` can take packets again.  No-op when closed."""
         with self._lock:
             self._resumed += 1
             if not self._closed and self._send is not None:
@@ -140,7 +140,8 @@ class PacketLink(Link):
             if not self._vpoll.peek() & OUT:
                 break
             if not self._is_good(packet):
-                self.dropped += 1
+                with self._lock:
+                    self.dropped += 1
             elif not self._hand_out(packet):
                 break
             taken += 1
@@ -160,8 +161,7 @@ class PacketLink(Link):
         except BlockingIOError:
             pass
         except Exception as error:
-            self.dropped += 1
-            self.report(error)
+            self.report(error, lost=True)
             return True
         with self._lock:
             # A `resume` since then may have come after the refusal: ask again.
@@ -169,10 +169,14 @@ class PacketLink(Link):
                 self._vpoll.del_events(_WRITABLE)
         return False
 
-    def report(self, error: Exception) -> None:
-        """Count `error` as one of `send`'s, and log it or give it to `on_error`."""
+    def report(self, error: Exception, *, lost: bool = False) -> None:
+        """Count `error` as one of `send`'s, and log it or give it to `on_error`.
+
+        lost -- it has cost a packet that was taken
+        """
         with self._lock:
             self.errors += 1
+            self.dropped += lost
             self.last_error = error
             count = self.errors
         if self._on_error is not None:
@@ -220,15 +224,13 @@ class PacketLink(Link):
         with self._lock:
             if self._attached is protocol:
                 self._attached = self._send = None
-                if not self._closed:
-                    self.pause()
+                self.pause()
 
-    @staticmethod
-    def _version_header(packet: Buffer) -> int:
-        return _HEADER.get(packet[0] >> 4, 1 << 16)
-
-    def _is_good(self, packet: Buffer) -> bool:
-        return 0 < len(packet) <= self.mtu and len(packet) >= self._version_header(packet)
+    def _is_good(self, packet: bytes) -> bool:
+        # What has no version that is known has no header that it is long enough for.
+        return 0 < len(packet) <= self.mtu and len(packet) >= _HEADER.get(
+            packet[0] >> 4, self.mtu + 1
+        )
 
     def _check(self) -> None:
         if self._closed:
@@ -282,14 +284,14 @@ class PacketProtocol(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the link send.  Closes the transport where the link cannot be used."""
-        assert isinstance(transport, asyncio.DatagramTransport)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._transport = transport
+        # uvloop's is one in all but its class.
+        self._transport = datagrams = cast("asyncio.DatagramTransport", transport)
         try:
             self._link.attach(self, self._send)
         except BaseException:
-            transport.abort()
+            datagrams.abort()
             raise
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -301,8 +303,11 @@ class PacketProtocol(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         """Give the stack the packet; one that it cannot take is counted by the link."""
-        if not self._link.closed:
+        try:
             self._link.receive(data)
+        except OSError:
+            # Closed; the endpoint follows.
+            pass
 
     def error_received(self, exc: Exception) -> None:
         """Report `exc`, an earlier packet's; the link goes on."""
@@ -311,8 +316,7 @@ class PacketProtocol(asyncio.DatagramProtocol):
     def pause_writing(self) -> None:
         """Make the link full."""
         self._paused = True
-        if not self._link.closed:
-            self._link.pause()
+        self._link.pause()
 
     def resume_writing(self) -> None:
         """Let the link send again."""
@@ -327,7 +331,11 @@ class PacketProtocol(asyncio.DatagramProtocol):
         if threading.get_ident() == self._thread:
             transport.close()
         else:
-            loop.call_soon_threadsafe(transport.close)
+            try:
+                loop.call_soon_threadsafe(transport.close)
+            except RuntimeError:
+                # The loop was closed in the meantime, and its transports with it.
+                pass
 
     def _send(self, packet: bytes) -> object:
         transport, loop = self._transport, self._loop
@@ -349,7 +357,8 @@ class PacketProtocol(asyncio.DatagramProtocol):
             self._on_their_way -= 1
         transport = self._transport
         if transport is None:
-            self._link.dropped += 1
+            gone = ConnectionAbortedError("the endpoint was closed before the packet's turn")
+            self._link.report(gone, lost=True)
         else:
             transport.sendto(packet, self._address)
         if was_full and not self._paused:

@@ -126,7 +126,11 @@ class VdeLink(Link):
         while True:
             forwards = slirp.take_ports(address.forwards)
             connection = self._open(address._replace(forwards=forwards).vnl())
-            missing = set(forwards) - slirp.find_forwards(forwards)
+            try:
+                missing = set(forwards) - slirp.find_forwards(forwards)
+            except BaseException:
+                self._library.close(connection)
+                raise
             if not missing:
                 self.forwards = forwards
                 return connection

@@ -17,7 +17,7 @@ from ..vpoll import VPoll
 from .base import Link, Medium
 from .limits import check_mtu, closed_error, longest_frame
 
-__all__ = ["QUEUE", "WireHub", "WireLink", "hub", "wire_pair"]
+__all__ = ["QUEUE", "WireHub", "WireLink", "wire_hub", "wire_pair"]
 
 QUEUE: Final = 1024
 """Frames that may wait at one end."""
@@ -144,7 +144,7 @@ class WireHub:
 
 
 class WireLink(Link):
-    """One end of a `WireHub`, made by `WireHub.open`, `hub` or `wire_pair`.
+    """One end of a `WireHub`, made by `WireHub.open` or `wire_pair`.
 
     Thread-safe: any thread may send, receive and close.
     """
@@ -209,7 +209,7 @@ _hubs: weakref.WeakValueDictionary[str, WireHub] = weakref.WeakValueDictionary()
 _hubs_lock = threading.Lock()
 
 
-def hub(name: str) -> WireHub:
+def wire_hub(name: str) -> WireHub:
     """Return the process's Ethernet hub of that name, made by whoever asks first.
 
     It lasts as long as an end, or somebody who holds it.  Raises ValueError for an
