@@ -119,8 +119,8 @@ def test_failure_gives_a_status_and_no_traceback(
 def test_build_fails_when_nothing_can_be_built(
     monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
-    helper = SimpleNamespace(name="lwip", available=False, why="no cc: install gcc", path=None)
-    monkeypatch.setattr(native, "build_all", lambda: [helper])
+    failed = native.Built("lwip", None, "no cc: install gcc")
+    monkeypatch.setattr(native, "build_all", lambda: [failed])
     assert cli.main(["build"]) == 1
     assert capsys.readouterr().err == "lwip: not built: no cc: install gcc\n"
 

@@ -7,7 +7,6 @@ wrong command line, 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -149,16 +148,16 @@ def _table(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
 def _build() -> int:
     from . import native
 
-    built = 0
-    for helper in native.build_all():
-        if helper.available:
-            built += 1
-            print(f"{helper.name}: {helper.path}")
-        else:
+    results = native.build_all()
+    for helper in results:
+        if helper.path is None:
             print(f"{helper.name}: not built: {helper.why}", file=sys.stderr)
-    return 0 if built else 1
+        else:
+            print(f"{helper.name}: {helper.path}")
+    return 0 if any(helper.path for helper in results) else 1
 
 
 def _demo(argv: Sequence[str]) -> int:
-    demo = importlib.import_module(f"{__package__}.demo")
-    return int(demo.main(list(argv)))
+    from .demo import main as run_demo
+
+    return run_demo(argv)
