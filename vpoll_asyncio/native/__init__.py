@@ -1,0 +1,239 @@
+"""Native helpers: C sources that ship with the package and are compiled on first use.
+
+The wheel stays pure Python.  `load` returns a helper as a module; the first time on a
+machine it compiles it, into the user's cache directory, under a name that holds the
+hash of everything the result depends on: sources, compiler flags, the interpreter's
+ABI, cffi's version and the contents of the library it is linked with.  `build_all`
+does it ahead, for containers that have a compiler only while they are built.
+
+Everything here may be called from any thread and by any number of processes at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import sysconfig
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from . import _build, _cache
+from ._errors import NativeError
+
+__all__ = [
+    "HELPERS",
+    "Built",
+    "Helper",
+    "NativeError",
+    "build",
+    "build_all",
+    "cache_directory",
+    "load",
+    "missing",
+]
+
+
+
+
+class Helper(NamedTuple):
+    """A helper: where its sources are and what they need."""
+
+    name: str
+    sources: Sequence[str]
+    """C files, in the folder of the helper's name."""
+    headers: Sequence[str]
+    """Headers of its own, which the result depends on too."""
+    declarations: str
+    """The header that cffi reads: what Python can call."""
+    library: str
+    """Name of the library it is linked with, as in ``-lNAME``."""
+    include: str
+    """Folder of the library's headers, below ``/usr/include``."""
+    probe: str
+    """A header of the library: where it is missing, the package is."""
+    package: str
+    """Debian package with the library and its headers."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the sources are."""
+        return Path(__file__).with_name(self.name)
+
+    @property
+    def module(self) -> str:
+        """Name of the extension module."""
+        return f"_vpoll_{self.name}"
+
+
+HELPERS: dict[str, Helper] = {
+    helper.name: helper
+    for helper in (
+        Helper(
+            name="lwip",
+            sources=(
+                "core.c",
+                "nets.c",
+                "link.c",
+                "check.c",
+                "icmp.c",
+                "isn.c",
+                "sock.c",
+                "option.c",
+                "stream.c",
+                "passive.c",
+                "dgram.c",
+            ),
+            headers=("shim.h",),
+            declarations="api.h",
+            library="lwip",
+            include="lwip",
+            probe="lwip/opt.h",
+            package="liblwip-dev",
+        ),
+    )
+}
+"""Every helper there is, by name."""
+
+
+class Built(NamedTuple):
+    """What `build_all` did for one helper."""
+
+    name: str
+    path: Path | None
+    """The compiled module, or None when it could not be built."""
+    why: str
+    """What is missing or failed, when there is no path; else empty."""
+
+    @property
+    def available(self) -> bool:
+        """Whether the helper can be loaded."""
+        return self.path is not None
+
+
+_loaded: dict[str, ModuleType] = {}
+_lock = threading.Lock()
+
+
+def _helper(name: str) -> Helper:
+    try:
+        return HELPERS[name]
+    except KeyError:
+        raise ValueError(
+            f"no native helper is called {name!r}; there are: {', '.join(HELPERS)}"
+        ) from None
+
+
+@functools.cache
+def _key(helper: Helper, library: Path | None) -> str:
+    digest = hashlib.sha256()
+
+    def add(data: bytes) -> None:
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+
+    for name in (*helper.sources, *helper.headers, helper.declarations):
+        add(name.encode())
+        add((helper.folder / name).read_bytes())
+    for word in (
+        *_build.FLAGS,
+        str(sysconfig.get_config_var("SOABI")),
+        sysconfig.get_platform(),
+        _build.cffi_version(),
+    ):
+        add(word.encode())
+    add(library.read_bytes() if library is not None else b"")
+    return digest.hexdigest()[:24]
+
+
+def _file_name(helper: Helper) -> str:
+    key = _key(helper, _build.find_library(helper.library))
+    return f"{helper.module}-{key}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+
+
+def build(name: str) -> Path:
+    """Return the path of the compiled helper `name`, compiling it if need be.
+
+    Raises ValueError for a name that is not in `HELPERS`, and `NativeError` (an
+    OSError): ENOPKG when something to install is missing, EPERM when the cache
+    directory could be written by somebody else, EIO when the compiler fails.
+    """
+    helper = _helper(name)
+    _build.require_runtime(helper)
+    file_name = _file_name(helper)
+    directory = _cache.directory()
+    path = directory / file_name
+    if _cache.is_ours(path):
+        return path
+    with _cache.locked(directory, helper.module):
+        if not _cache.is_ours(path):
+            _build.compile_helper(helper, path)
+    return path
+
+
+def load(name: str) -> ModuleType:
+    """Return the helper `name` as a cffi module, with ``ffi`` and ``lib``.
+
+    Compiles it first when there is no compiled one.  Raises as `build` does.
+    """
+    with _lock:
+        module = _loaded.get(name)
+        if module is None:
+            module = _loaded[name] = _import(_helper(name), build(name))
+    return module
+
+
+def _import(helper: Helper, path: Path) -> ModuleType:
+    loader = importlib.machinery.ExtensionFileLoader(helper.module, str(path))
+    spec = importlib.util.spec_from_file_location(helper.module, path, loader=loader)
+    assert spec is not None
+    try:
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    except ImportError as exc:
+        raise NativeError(errno.EIO, f"the native helper {path} cannot be loaded: {exc}") from exc
+    return module
+
+
+def missing(name: str) -> str:
+    """Return what keeps the helper `name` from being loaded or built here, or ``""``.
+
+    Looks only, builds nothing.  Raises ValueError for an unknown name.
+    """
+    helper = _helper(name)
+    if name in _loaded:
+        return ""
+    try:
+        _build.require_runtime(helper)
+        if not _cache.is_ours(_cache.directory() / _file_name(helper)):
+            _build.require_build(helper)
+    except OSError as exc:
+        return str(exc.strerror or exc)
+    return ""
+
+
+def build_all() -> list[Built]:
+    """Compile every helper that is not compiled yet; return what came of each."""
+    results = []
+    for name in HELPERS:
+        try:
+            results.append(Built(name, build(name), ""))
+        except OSError as exc:
+            results.append(Built(name, None, str(exc.strerror or exc)))
+    return results
+
+
+def cache_directory() -> Path:
+    """Return the directory that compiled helpers are kept in, making it if need be.
+
+    ``$XDG_CACHE_HOME/vpoll_asyncio``, else ``~/.cache/vpoll_asyncio``; where that
+    cannot be written or belongs to somebody else, a private temporary directory that
+    is removed when the process ends.  Raises `NativeError` (EPERM) when another user
+    could put a file there.
+    """
+    return _cache.directory()

@@ -1,0 +1,84 @@
+/* What Python sees.  cffi parses this file, so it holds plain declarations only.
+ *
+ * Functions that can fail return a negative errno of the host.  All of them take the
+ * core lock and may be called from any thread; the GIL is not held meanwhile. */
+
+struct vp_addr {
+    uint32_t family;    /* 4, 6, or 0 for none */
+    uint32_t port;
+    uint32_t scope;     /* sin6_scope_id: index of the interface */
+    uint8_t ip[16];
+};
+
+struct vp_config {
+    int ethernet;               /* frames with an Ethernet header, else bare IP packets */
+    uint8_t mac[6];
+    uint32_t mtu;
+    int native;                 /* use fd, recv, send; else frames pass through Python */
+    int fd;
+    uintptr_t recv;             /* vdeplug's signatures; 0: read(2) and write(2) */
+    uintptr_t send;
+    uintptr_t context;
+    int batch;
+};
+
+/* The state after the latest call; read without the lock, so only as a hint. */
+struct vp_status {
+    uint32_t dirty;             /* sockets whose mask waits to be collected */
+    int32_t delay_ms;           /* until the timers must run; -1: never */
+    uint32_t queued;            /* frames that the link did not take yet */
+    uint32_t more;              /* work is left over: call vp_turn again at once */
+    int32_t link_errno;         /* the link is broken */
+};
+
+struct vp_counters {
+    uint64_t rx_frames, rx_bytes, tx_frames, tx_bytes;
+    uint64_t rx_malformed;      /* lengths or headers that do not fit */
+    uint64_t rx_foreign;        /* not for this host, or of no protocol that it speaks */
+    uint64_t rx_martian;        /* addresses that no frame from outside may carry */
+    uint64_t rx_backlog;        /* connection requests that a full backlog kept out */
+    uint64_t tx_dropped;        /* the link refused the frame for good */
+    uint64_t tx_deferred;       /* the queue to the link was full: sent again later */
+};
+
+struct vp_abi {
+    char version[16];
+    int ok;                     /* headers and library agree on their structures */
+};
+
+void vp_abi(struct vp_abi *out);
+int vp_open(const struct vp_config *config);
+int vp_add_address(const struct vp_addr *addr, int prefix);
+int vp_set_gateway(const struct vp_addr *addr);
+int vp_link_local(struct vp_addr *out);
+int vp_close(void);
+struct vp_status *vp_status(void);
+void vp_counters(struct vp_counters *out);
+
+int vp_turn(int readable);
+int vp_feed(const char *frames, const uint32_t *lengths, int count);
+int vp_drain(char *out, size_t size, uint32_t *lengths, int max);
+int vp_collect(uint64_t *handles, uint32_t *masks, int max);
+
+int64_t vp_socket(int family, int stream);
+int vp_sock_close(uint64_t handle);
+int vp_bind(uint64_t handle, const struct vp_addr *addr);
+int vp_listen(uint64_t handle, int backlog);
+int64_t vp_accept(uint64_t handle, struct vp_addr *peer);
+int vp_connect(uint64_t handle, const struct vp_addr *addr);
+int vp_shutdown(uint64_t handle, int how);
+int64_t vp_recv(uint64_t handle, char *out, size_t size, int flags, struct vp_addr *from);
+int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_addr *to);
+int vp_sockname(uint64_t handle, struct vp_addr *out);
+int vp_peername(uint64_t handle, struct vp_addr *out);
+int vp_mask(uint64_t handle);
+int64_t vp_getopt(uint64_t handle, int option);
+int vp_setopt(uint64_t handle, int option, int64_t value);
+
+enum vp_flags { VP_PEEK = 1, VP_TRUNC = 2 };
+
+enum vp_option {
+    VP_ERROR, VP_ACCEPTCONN, VP_REUSEADDR, VP_KEEPALIVE, VP_BROADCAST, VP_RCVBUF, VP_SNDBUF,
+    VP_LINGER, VP_NODELAY, VP_KEEPIDLE, VP_KEEPINTVL, VP_KEEPCNT, VP_TTL, VP_TOS, VP_V6ONLY,
+    VP_AVAILABLE, VP_MAXSEG
+};

@@ -1,0 +1,233 @@
+/* What may reach lwIP at all.
+ *
+ * Its assertions abort the process, and some can be reached from the wire: so every
+ * length, every header and every address is checked here first, on the contiguous
+ * frame.  What is refused is dropped and counted. */
+
+#include "shim.h"
+#include "lwip/ip6_addr.h"
+
+static unsigned get16(const u8_t *p)
+{
+    return (unsigned)p[0] << 8 | p[1];
+}
+
+/* lwIP takes a maximum segment size from any segment, and asserts that none it has
+ * queued is longer; RFC 9293, 3.7.1 allows it with SYN only. */
+static int tcp_options_ok(const u8_t *tcp, size_t header)
+{
+    int syn = tcp[13] & 0x02;
+    for (size_t i = 20; i < header;) {
+        unsigned kind = tcp[i], len;
+        if (kind == 0)
+            return 1;
+        if (kind == 1) {
+            i++;
+            continue;
+        }
+        if (i + 1 >= header || (len = tcp[i + 1]) < 2 || i + len > header)
+            return 0;
+        if (kind == 2 && (!syn || len != 4))
+            return 0;
+        if (kind == 3 && (!syn || len != 3))
+            return 0;
+        i += len;
+    }
+    return 1;
+}
+
+/* `whole`: no fragment, so lengths inside can be compared with what is here. */
+static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len, int whole,
+                                    const ip_addr_t *dest)
+{
+    switch (protocol) {
+    case 6: {
+        size_t header;
+        if (len < 20)
+            return MALFORMED;
+        header = (size_t)(p[12] >> 4) * 4;
+        if (header < 20 || header > len || !tcp_options_ok(p, header))
+            return MALFORMED;
+        /* SYN alone: a connection request. */
+        if ((p[13] & 0x16) == 0x02 && stream_backlog_full(dest, (u16_t)get16(p + 2)))
+            return BACKLOG;
+        return PASS;
+    }
+    case 17:
+    case 136:
+        if (len < 8)
+            return MALFORMED;
+        if (protocol == 17 && whole && (get16(p + 4) < 8 || get16(p + 4) > len))
+            return MALFORMED;
+        return PASS;
+    case 1:
+    case 58:
+        return len < 8 ? MALFORMED : PASS;
+    case 2:
+        return len < 8 ? MALFORMED : PASS;
+    default:
+        return PASS;
+    }
+}
+
+static enum verdict check_v4(const u8_t *p, size_t len, int from_outside)
+{
+    ip_addr_t src, dest;
+    size_t header, total, offset;
+    int more;
+
+    if (len < 20)
+        return MALFORMED;
+    header = (size_t)(p[0] & 15) * 4;
+    total = get16(p + 2);
+    if (header < 20 || total < header || total > len)
+        return MALFORMED;
+    memset(&src, 0, sizeof src);
+    memset(&dest, 0, sizeof dest);
+    IP_SET_TYPE_VAL(src, IPADDR_TYPE_V4);
+    IP_SET_TYPE_VAL(dest, IPADDR_TYPE_V4);
+    memcpy(&ip_2_ip4(&src)->addr, p + 12, 4);
+    memcpy(&ip_2_ip4(&dest)->addr, p + 16, 4);
+    if (from_outside) {
+        if (p[16] == 127 || nets_own_address(&src) || nets_is_broadcast(&src)
+            || (p[12] & 0xf0) == 0xe0)
+            return MARTIAN;
+        /* lwIP would forward, between addresses of this one host. */
+        if ((p[16] & 0xf0) != 0xe0 && !nets_own_address(&dest) && !nets_is_broadcast(&dest))
+            return FOREIGN;
+    }
+    more = p[6] & 0x20;
+    offset = (get16(p + 6) & 0x1fffu) * 8;
+    if (more || offset) {
+        size_t payload = total - header;
+        if (payload == 0 || (more && payload % 8) || offset + payload > 65535u - 20u)
+            return MALFORMED;
+        if (offset)
+            return PASS;
+    }
+    return check_transport(p[9], p + header, total - header, !more, &dest);
+}
+
+static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
+{
+    ip_addr_t src, dest;
+    size_t payload, at = 40;
+    unsigned next = p[6];
+    int multicast = p[24] == 0xff, whole = 1;
+
+    if (len < 40)
+        return MALFORMED;
+    payload = get16(p + 4);
+    /* 0 would announce a jumbogram. */
+    if (payload == 0 || 40 + payload > len)
+        return MALFORMED;
+    memset(&src, 0, sizeof src);
+    memset(&dest, 0, sizeof dest);
+    IP_SET_TYPE_VAL(src, IPADDR_TYPE_V6);
+    IP_SET_TYPE_VAL(dest, IPADDR_TYPE_V6);
+    memcpy(ip_2_ip6(&src)->addr, p + 8, 16);
+    memcpy(ip_2_ip6(&dest)->addr, p + 24, 16);
+    if (from_outside) {
+        if (p[8] == 0xff || nets_own_address(&src) || ip6_addr_isloopback(ip_2_ip6(&dest))
+            || ip6_addr_isipv4mappedipv6(ip_2_ip6(&src))
+            || ip6_addr_isipv4mappedipv6(ip_2_ip6(&dest)))
+            return MARTIAN;
+        if (!multicast && !nets_own_address(&dest))
+            return FOREIGN;
+    }
+    len = 40 + payload;
+    if (next == 0) {
+        /* Hop-by-hop options, which multicast listener reports carry.  Options that
+         * lwIP would answer, or loop over, are not for it. */
+        size_t header, i;
+        if (at + 8 > len || at + (header = 8 * (1 + (size_t)p[at + 1])) > len)
+            return MALFORMED;
+        for (i = at + 2; i < at + header;) {
+            if (p[i] == 0) {
+                i++;
+                continue;
+            }
+            if (i + 1 >= at + header || i + 2 + p[i + 1] > at + header)
+                return MALFORMED;
+            if (p[i] & 0xc0)
+                return FOREIGN;
+            i += 2 + (size_t)p[i + 1];
+        }
+        next = p[at];
+        at += header;
+        if (next != 58)
+            return FOREIGN;
+    }
+    if (next == 44) {
+        size_t offset, part;
+        int more;
+        if (at + 8 > len)
+            return MALFORMED;
+        next = p[at];
+        more = p[at + 3] & 1;
+        offset = get16(p + at + 2) & 0xfff8u;
+        at += 8;
+        part = len - at;
+        if (part == 0 || (more && part % 8) || offset + part > 65535u - 40u)
+            return MALFORMED;
+        whole = !more && !offset;
+        if (next != 6 && next != 17 && next != 58)
+            return FOREIGN;
+        if (offset)
+            return PASS;
+    }
+    switch (next) {
+    case 6:
+    case 17:
+    case 58:
+        return check_transport(next, p + at, len - at, whole, &dest);
+    case 59:
+        return PASS;
+    default:
+        return FOREIGN;
+    }
+}
+
+enum verdict check_packet(const u8_t *packet, size_t len, int from_outside)
+{
+    if (len < 1)
+        return MALFORMED;
+    switch (packet[0] >> 4) {
+    case 4: return check_v4(packet, len, from_outside);
+    case 6: return len < 40 ? MALFORMED : check_v6(packet, len, from_outside);
+    default: return MALFORMED;
+    }
+}
+
+static enum verdict check_arp(const u8_t *p, size_t len)
+{
+    if (len < 28 || get16(p) != 1 || get16(p + 2) != 0x0800 || p[4] != 6 || p[5] != 4)
+        return MALFORMED;
+    return PASS;
+}
+
+enum verdict check_frame(const u8_t *frame, size_t len, const u8_t *mac, size_t mtu)
+{
+    const u8_t *inner = frame + 14;
+    if (len < 14)
+        return MALFORMED;
+    if (len > mtu + 14)
+        return MALFORMED;
+    if (!(frame[0] & 1) && memcmp(frame, mac, 6) != 0)
+        return FOREIGN;
+    len -= 14;
+    switch (get16(frame + 12)) {
+    case 0x0806:
+        return check_arp(inner, len);
+    case 0x0800:
+        if (len < 1 || inner[0] >> 4 != 4)
+            return MALFORMED;
+        return check_v4(inner, len, 1);
+    case 0x86dd:
+        if (len < 40 || inner[0] >> 4 != 6)
+            return MALFORMED;
+        return check_v6(inner, len, 1);
+    default:
+        return FOREIGN;
+    }
+}

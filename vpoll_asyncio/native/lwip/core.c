@@ -1,0 +1,325 @@
+/* The life of the stack: initialisation, lock, timers, loopback.
+ *
+ * lwIP runs without its thread.  Whoever calls takes the core lock, works, and on the
+ * way out delivers what the stack sent to itself.  lwIP's own list of timeouts is not
+ * used, because it wakes ten times a second for multicast reports that nobody waits
+ * for: the handlers are called from here, and only while they have something to do. */
+
+#include <pthread.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "shim.h"
+#include "lwip/etharp.h"
+#include "lwip/init.h"
+#include "lwip/ip4_frag.h"
+#include "lwip/ip6_frag.h"
+#include "lwip/memp.h"
+#include "lwip/mld6.h"
+#include "lwip/nd6.h"
+#include "lwip/priv/memp_priv.h"
+#include "lwip/priv/tcp_priv.h"
+#include "lwip/sys.h"
+#include "lwip/tcpip.h"
+
+enum { LOOPED_PER_TURN = 512 };
+
+static pthread_mutex_t core_lock = PTHREAD_MUTEX_INITIALIZER;
+static int initialised, opened;
+static int loop_pending;
+
+struct vp_counters counters;
+struct vp_status status;
+
+uint64_t core_now_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000u + (uint64_t)ts.tv_nsec / 1000000u;
+}
+
+int errno_of(err_t err)
+{
+    switch (err) {
+    case ERR_OK: return 0;
+    case ERR_MEM:
+    case ERR_BUF: return ENOBUFS;
+    case ERR_TIMEOUT: return ETIMEDOUT;
+    case ERR_RTE: return ENETUNREACH;
+    case ERR_INPROGRESS: return EINPROGRESS;
+    case ERR_WOULDBLOCK: return EAGAIN;
+    case ERR_USE: return EADDRINUSE;
+    case ERR_ALREADY: return EALREADY;
+    case ERR_ISCONN: return EISCONN;
+    case ERR_CONN: return ENOTCONN;
+    case ERR_IF: return ENETDOWN;
+    case ERR_ABRT: return ECONNABORTED;
+    case ERR_RST: return ECONNRESET;
+    case ERR_CLSD: return ENOTCONN;
+    default: return EINVAL;
+    }
+}
+
+/* Interposed: lwIP's own would hand the work to the thread that does not exist, and
+ * aborts without it.  The only caller in this configuration is netif_loop_output. */
+__attribute__((visibility("default")))
+err_t tcpip_try_callback(tcpip_callback_fn function, void *ctx)
+{
+    LWIP_UNUSED_ARG(function);
+    LWIP_UNUSED_ARG(ctx);
+    loop_pending = 1;
+    return ERR_OK;
+}
+
+static int loop_deliver(struct netif *netif, int budget)
+{
+    struct pbuf *p;
+    while (budget > 0 && (p = nets_loop_pop(netif)) != NULL) {
+        budget--;
+        p->if_idx = netif_get_index(netif);
+        if (p->len == p->tot_len
+            && check_packet((const u8_t *)p->payload, p->len, 0) == BACKLOG) {
+            counters.rx_backlog++;
+            pbuf_free(p);
+        } else if (ip_input(p, netif) != ERR_OK) {
+            pbuf_free(p);
+        }
+    }
+    return budget;
+}
+
+/* Deliver what the stack sent to itself; a bounded amount, since two sockets in here
+ * could keep each other busy for ever. */
+static void loop_drain(void)
+{
+    int budget = LOOPED_PER_TURN;
+    while (loop_pending && budget > 0) {
+        loop_pending = 0;
+        for (struct netif *netif = netif_list; netif != NULL; netif = netif->next)
+            budget = loop_deliver(netif, budget);
+    }
+    if (budget == 0)
+        loop_pending = 1;
+}
+
+struct tick {
+    uint32_t every;
+    void (*handler)(void);
+    int (*needed)(void);
+    uint64_t due;
+    int armed;
+};
+
+static int tcp_needed(void)
+{
+    return tcp_active_pcbs != NULL || tcp_tw_pcbs != NULL;
+}
+
+static int mld_needed(void)
+{
+    for (struct netif *netif = netif_list; netif != NULL; netif = netif->next)
+        for (const struct mld_group *g = netif_mld6_data(netif); g != NULL; g = g->next)
+            if (g->timer > 0)
+                return 1;
+    return 0;
+}
+
+static int always(void)
+{
+    return 1;
+}
+
+static void once_a_second(void)
+{
+    ip_reass_tmr();
+    etharp_tmr();
+    nd6_tmr();
+    ip6_reass_tmr();
+    stream_trim_time_wait();
+}
+
+static struct tick ticks[] = {
+    {TCP_TMR_INTERVAL, tcp_tmr, tcp_needed, 0, 0},
+    {MLD6_TMR_INTERVAL, mld6_tmr, mld_needed, 0, 0},
+    {1000, once_a_second, always, 0, 0},
+};
+
+static void run_ticks(void)
+{
+    uint64_t now = core_now_ms();
+    for (size_t i = 0; i < LWIP_ARRAYSIZE(ticks); i++) {
+        struct tick *t = &ticks[i];
+        if (!t->armed || t->due > now)
+            continue;
+        t->due = t->due + t->every > now ? t->due + t->every : now + t->every;
+        t->handler();
+    }
+}
+
+static int32_t until_tick(void)
+{
+    uint64_t now = core_now_ms(), first = UINT64_MAX;
+    for (size_t i = 0; i < LWIP_ARRAYSIZE(ticks); i++) {
+        struct tick *t = &ticks[i];
+        int needed = t->needed();
+        if (needed && !t->armed)
+            t->due = now + t->every;
+        t->armed = needed;
+        if (needed && t->due < first)
+            first = t->due;
+    }
+    if (first == UINT64_MAX)
+        return -1;
+    return first > now ? (int32_t)(first - now) : 0;
+}
+
+void core_enter(void)
+{
+    pthread_mutex_lock(&core_lock);
+}
+
+void core_leave(void)
+{
+    if (opened) {
+        loop_drain();
+        link_flush();
+        status.delay_ms = until_tick();
+        status.queued = link_queued();
+        status.more = loop_pending != 0;
+    } else {
+        status.delay_ms = -1;
+        status.queued = 0;
+        status.more = 0;
+    }
+    status.dirty = sock_dirty();
+    pthread_mutex_unlock(&core_lock);
+}
+
+int core_is_open(void)
+{
+    return opened;
+}
+
+static void initialise(void)
+{
+    unsigned seed;
+    if (initialised)
+        return;
+    initialised = 1;
+    if (getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed)
+        seed = (unsigned)core_now_ms();
+    /* lwIP takes its first ports and its identifiers from rand(). */
+    srand(seed);
+    isn_seed();
+    sys_mutex_new(&lock_tcpip_core);
+    lwip_init();
+}
+
+static int agrees(memp_t pool, size_t size)
+{
+    return memp_pools[pool]->size == LWIP_MEM_ALIGN_SIZE(size);
+}
+
+void vp_abi(struct vp_abi *out)
+{
+    memset(out, 0, sizeof *out);
+    strncpy(out->version, LWIP_VERSION_STRING, sizeof out->version - 1);
+    out->ok = agrees(MEMP_TCP_PCB, sizeof(struct tcp_pcb))
+              && agrees(MEMP_TCP_PCB_LISTEN, sizeof(struct tcp_pcb_listen))
+              && agrees(MEMP_UDP_PCB, sizeof(struct udp_pcb))
+              && agrees(MEMP_TCP_SEG, sizeof(struct tcp_seg));
+}
+
+int vp_open(const struct vp_config *config)
+{
+    int result = 0;
+
+    core_enter();
+    if (opened) {
+        result = -EBUSY;
+        goto out;
+    }
+    initialise();
+    if ((result = link_open(config)) < 0)
+        goto out;
+    memset(&counters, 0, sizeof counters);
+    memset(&status, 0, sizeof status);
+    for (size_t i = 0; i < LWIP_ARRAYSIZE(ticks); i++)
+        ticks[i].armed = 0;
+    if (nets_open(config) < 0 || icmp_open() < 0) {
+        nets_close();
+        link_close();
+        result = -ENOMEM;
+        goto out;
+    }
+    opened = 1;
+out:
+    core_leave();
+    return result;
+}
+
+int vp_close(void)
+{
+    core_enter();
+    if (opened) {
+        sock_abort_all();
+        link_flush();
+        while (tcp_tw_pcbs != NULL)
+            tcp_abort(tcp_tw_pcbs);
+        /* Connections that were closed but had not ended yet. */
+        while (tcp_active_pcbs != NULL)
+            tcp_abandon(tcp_active_pcbs, 0);
+        icmp_close();
+        loop_pending = 0;
+        nets_close();
+        /* Ages out what was being reassembled, whose owner is gone. */
+        for (int i = 0; i <= IP_REASS_MAXAGE; i++)
+            ip_reass_tmr();
+        for (int i = 0; i <= IPV6_REASS_MAXAGE; i++)
+            ip6_reass_tmr();
+        link_close();
+        opened = 0;
+    }
+    core_leave();
+    return 0;
+}
+
+struct vp_status *vp_status(void)
+{
+    return &status;
+}
+
+void vp_counters(struct vp_counters *out)
+{
+    core_enter();
+    *out = counters;
+    core_leave();
+}
+
+/* Read a batch from the link when it is readable, run the timers that are due. */
+int vp_turn(int readable)
+{
+    int more = 0;
+    core_enter();
+    if (opened) {
+        if (readable)
+            more = link_read();
+        run_ticks();
+    }
+    core_leave();
+    return more;
+}
+
+int vp_feed(const char *frames, const uint32_t *lengths, int count)
+{
+    core_enter();
+    if (opened) {
+        for (int i = 0; i < count; i++) {
+            nets_input((const u8_t *)frames, lengths[i]);
+            frames += lengths[i];
+        }
+        run_ticks();
+    }
+    core_leave();
+    return opened ? count : -ENETDOWN;
+}

@@ -1,0 +1,179 @@
+/* The passive side of TCP: bind, listen, accept, and the backlog, which lwIP was built
+ * without. */
+
+#include "shim.h"
+#include "lwip/priv/tcp_priv.h"
+
+void stream_drop_queue(struct sock *s)
+{
+    while (s->aq_head != NULL) {
+        struct sock *child = s->aq_head;
+        struct tcp_pcb *pcb = child->pcb.tcp;
+        s->aq_head = child->aq_next;
+        child->pcb.tcp = NULL;
+        if (pcb != NULL) {
+            stream_forget(pcb);
+            tcp_abort(pcb);
+        }
+        sock_free(child);
+    }
+    s->aq_tail = NULL;
+    s->aq_len = 0;
+}
+
+static int overlap(const ip_addr_t *a, const ip_addr_t *b)
+{
+    if (IP_IS_ANY_TYPE_VAL(*a) || IP_IS_ANY_TYPE_VAL(*b))
+        return 1;
+    if (IP_GET_TYPE(a) != IP_GET_TYPE(b))
+        return 0;
+    return ip_addr_isany(a) || ip_addr_isany(b) || ip_addr_cmp(a, b);
+}
+
+/* inet_csk_get_port(): SO_REUSEADDR on both shares a port, unless one listens. */
+static int in_use(const struct sock *s, const ip_addr_t *ip, u16_t port)
+{
+    for (size_t i = 0; i < 4; i++) {
+        const struct tcp_pcb *pcb = *tcp_pcb_lists[i];
+        for (; pcb != NULL; pcb = pcb->next) {
+            if (pcb->local_port != port || !overlap(ip, &pcb->local_ip))
+                continue;
+            if (pcb->state == LISTEN || !s->reuse
+                || !(ip_get_option(pcb, SOF_REUSEADDR) || pcb->state == TIME_WAIT))
+                return 1;
+        }
+    }
+    return 0;
+}
+
+int stream_bind(struct sock *s, const ip_addr_t *ip, u16_t port)
+{
+    err_t err;
+    if (s->bound || s->state != S_NEW || s->pcb.tcp == NULL)
+        return -EINVAL;
+    if (s->v6 && IP_IS_V6(ip) && ip_addr_isany(ip) && !s->v6only)
+        ip = IP_ANY_TYPE;
+    if (port && in_use(s, ip, port))
+        return -EADDRINUSE;
+    /* The check was ours: lwIP knows less about address families. */
+    ip_set_option(s->pcb.tcp, SOF_REUSEADDR);
+    err = tcp_bind(s->pcb.tcp, ip, port);
+    stream_apply(s);
+    if (err != ERR_OK)
+        return err == ERR_BUF ? -EADDRINUSE : -errno_of(err);
+    s->bound = 1;
+    ip_addr_copy(s->local, s->pcb.tcp->local_ip);
+    s->local_port = s->pcb.tcp->local_port;
+    return 0;
+}
+
+static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
+{
+    struct sock *s = arg, *child;
+    if (s == NULL || pcb == NULL || err != ERR_OK)
+        return ERR_VAL;
+    if (s->aq_len > s->backlog || (child = sock_new(s->v6, 1)) == NULL)
+        return ERR_MEM;
+    child->state = S_CONNECTED;
+    child->established = child->told = child->bound = 1;
+    child->v6only = s->v6only;
+    child->reuse = s->reuse;
+    child->keepalive = s->keepalive;
+    child->nodelay = s->nodelay;
+    child->linger_on = s->linger_on;
+    child->linger_seconds = s->linger_seconds;
+    child->keep_idle = s->keep_idle;
+    child->keep_intvl = s->keep_intvl;
+    child->keep_cnt = s->keep_cnt;
+    child->ttl = s->ttl;
+    child->tos = s->tos;
+    child->sndbuf = s->sndbuf;
+    child->listener = s;
+    ip_addr_copy(child->local, pcb->local_ip);
+    ip_addr_copy(child->remote, pcb->remote_ip);
+    child->local_port = pcb->local_port;
+    child->remote_port = pcb->remote_port;
+    stream_adopt(child, pcb);
+    if (s->aq_head == NULL)
+        s->aq_head = child;
+    else
+        s->aq_tail->aq_next = child;
+    s->aq_tail = child;
+    s->aq_len++;
+    sock_touch(s, 1);
+    return ERR_OK;
+}
+
+int stream_listen(struct sock *s, int backlog)
+{
+    struct tcp_pcb *listening;
+    err_t err = ERR_OK;
+    int result;
+    if (backlog < 0 || backlog > 4096)
+        backlog = 4096;
+    if (s->state == S_LISTEN) {
+        s->backlog = backlog;
+        return 0;
+    }
+    if (s->state != S_NEW || s->pcb.tcp == NULL)
+        return -EINVAL;
+    if (!s->bound) {
+        ip_addr_t any;
+        memset(&any, 0, sizeof any);
+        IP_SET_TYPE_VAL(any, s->v6 ? IPADDR_TYPE_V6 : IPADDR_TYPE_V4);
+        if ((result = stream_bind(s, &any, 0)) < 0)
+            return result;
+    }
+    /* lwIP checks this with SO_REUSEADDR only. */
+    for (struct tcp_pcb *pcb = tcp_listen_pcbs.pcbs; pcb != NULL; pcb = pcb->next)
+        if (pcb->local_port == s->local_port && overlap(&pcb->local_ip, &s->pcb.tcp->local_ip))
+            return -EADDRINUSE;
+    listening = tcp_listen_with_backlog_and_err(s->pcb.tcp, 255, &err);
+    if (listening == NULL)
+        return -errno_of(err);
+    s->pcb.tcp = listening;
+    s->state = S_LISTEN;
+    s->backlog = backlog;
+    s->shut_rd = s->shut_wr = 0;
+    tcp_arg(listening, s);
+    tcp_accept(listening, on_accept);
+    return 0;
+}
+
+struct sock *stream_accept(struct sock *s, int *error)
+{
+    struct sock *child = s->aq_head;
+    if (s->state != S_LISTEN) {
+        *error = s->error ? sock_take_error(s) : EINVAL;
+        return NULL;
+    }
+    if (child == NULL) {
+        *error = EAGAIN;
+        return NULL;
+    }
+    s->aq_head = child->aq_next;
+    if (s->aq_head == NULL)
+        s->aq_tail = NULL;
+    s->aq_len--;
+    child->aq_next = NULL;
+    child->listener = NULL;
+    return child;
+}
+
+/* Whether a connection request to this address must be dropped, so that the peer
+ * tries again, as a kernel with a full accept queue does. */
+int stream_backlog_full(const ip_addr_t *dest, u16_t port)
+{
+    struct tcp_pcb_listen *found = NULL;
+    const struct sock *s;
+    int half_open = 0;
+    for (struct tcp_pcb_listen *l = tcp_listen_pcbs.listen_pcbs; l != NULL; l = l->next)
+        if (l->local_port == port && overlap(dest, &l->local_ip)
+            && (found == NULL || !ip_addr_isany(&l->local_ip)))
+            found = l;
+    if (found == NULL || (s = found->callback_arg) == NULL)
+        return 0;
+    for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next)
+        half_open += pcb->state == SYN_RCVD && pcb->listener == found;
+    return s->aq_len + half_open > s->backlog;
+}

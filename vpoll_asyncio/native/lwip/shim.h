@@ -1,0 +1,179 @@
+/* Shared by the files of the lwIP shim. */
+#ifndef VP_SHIM_H
+#define VP_SHIM_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include "lwip/opt.h"
+#include "lwip/err.h"
+#include "lwip/ip.h"
+#include "lwip/ip_addr.h"
+#include "lwip/netif.h"
+#include "lwip/pbuf.h"
+#include "lwip/tcp.h"
+#include "lwip/udp.h"
+
+#include "api.h"
+
+/* The host's poll bits, spelt out: not every libc has them all. */
+#define M_IN     0x001u
+#define M_OUT    0x004u
+#define M_ERR    0x008u
+#define M_HUP    0x010u
+#define M_RDNORM 0x040u
+#define M_WRNORM 0x100u
+#define M_WRBAND 0x200u
+#define M_RDHUP  0x2000u
+#define M_R (M_IN | M_RDNORM)
+#define M_W (M_OUT | M_WRNORM)
+
+enum sock_state {
+    S_NEW,          /* the kernel's TCP_CLOSE before any connection; any datagram socket */
+    S_LISTEN,
+    S_CONNECTING,
+    S_CONNECTED,
+    S_DEAD,         /* TCP_CLOSE after a connection: both directions are shut */
+};
+
+struct dgram {
+    struct dgram *next;
+    struct pbuf *p;
+    ip_addr_t addr;
+    u16_t port;
+};
+
+struct sock {
+    uint64_t handle;
+    struct sock *next_dirty;
+    uint8_t stream;
+    uint8_t v6;
+    uint8_t v6only;
+    uint8_t state;
+    uint8_t bound;
+    uint8_t established;        /* it was connected once */
+    uint8_t told;               /* a connect() said so: further ones are EISCONN */
+    uint8_t fin;                /* the peer's FIN is here */
+    uint8_t shut_rd, shut_wr;   /* our own shutdown() */
+    uint8_t blocked;            /* lwIP could not take a single byte more */
+    uint8_t dirty;
+    uint8_t edge;               /* something arrived: wake waiters even if the mask is the same */
+    uint8_t broadcast, reuse, keepalive, nodelay, linger_on;
+    uint8_t ttl, tos;
+    int linger_seconds;
+    uint32_t keep_idle, keep_intvl, keep_cnt;   /* seconds, seconds, probes */
+    int error;                  /* SO_ERROR */
+    uint32_t reported;
+    union {
+        struct tcp_pcb *tcp;
+        struct udp_pcb *udp;
+    } pcb;
+    ip_addr_t local, remote;    /* what the pcb had, once it is gone */
+    u16_t local_port, remote_port;
+    struct pbuf *rx_head, *rx_tail;
+    u16_t rx_off;
+    size_t rx_bytes;
+    struct dgram *dg_head, *dg_tail;
+    size_t dg_bytes, rcvbuf, sndbuf;
+    struct sock *aq_head, *aq_tail, *aq_next;
+    struct sock *listener;      /* while it waits to be accepted */
+    int aq_len, backlog;
+};
+
+/* core.c */
+void core_enter(void);
+void core_leave(void);
+int core_is_open(void);
+uint64_t core_now_ms(void);
+int errno_of(err_t err);
+extern struct vp_counters counters;
+extern struct vp_status status;
+
+/* nets.c */
+int nets_open(const struct vp_config *config);
+void nets_close(void);
+void nets_input(const u8_t *frame, size_t len);
+struct pbuf *nets_loop_pop(struct netif *netif);
+struct netif *nets_first(void);
+int nets_own_address(const ip_addr_t *addr);
+int nets_is_broadcast(const ip_addr_t *addr);
+
+/* link.c */
+int link_open(const struct vp_config *config);
+void link_close(void);
+err_t link_send(struct pbuf *p);
+int link_read(void);
+int link_flush(void);
+int link_full(void);
+unsigned link_queued(void);
+
+/* check.c */
+enum verdict { PASS, MALFORMED, FOREIGN, MARTIAN, BACKLOG };
+enum verdict check_frame(const u8_t *frame, size_t len, const u8_t *mac, size_t mtu);
+enum verdict check_packet(const u8_t *packet, size_t len, int from_outside);
+
+/* sock.c */
+struct sock *sock_new(int v6, int stream);
+struct sock *sock_find(uint64_t handle);
+void sock_free(struct sock *s);
+void sock_touch(struct sock *s, int edge);
+struct sock *sock_each(size_t *cursor);
+int sock_dirty(void);
+int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip);
+void sock_from_ip(const struct sock *s, const ip_addr_t *ip, u16_t port, struct vp_addr *addr);
+uint32_t sock_mask(const struct sock *s);
+int sock_take_error(struct sock *s);
+void sock_abort_all(void);
+void sock_touch_datagrams(void);
+
+/* stream.c */
+uint32_t stream_mask(const struct sock *s);
+int stream_create(struct sock *s);
+void stream_close(struct sock *s);
+void stream_kill(struct sock *s, int error);
+void stream_adopt(struct sock *s, struct tcp_pcb *pcb);
+void stream_forget(struct tcp_pcb *pcb);
+int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port);
+int stream_shutdown(struct sock *s, int how);
+int64_t stream_recv(struct sock *s, char *out, size_t size, int flags);
+int64_t stream_send(struct sock *s, const char *data, size_t size);
+void stream_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_t *remote,
+                        u16_t remote_port, u32_t seqno, int error);
+void stream_apply(struct sock *s);
+int64_t stream_set_sndbuf(struct sock *s, int64_t value);
+void stream_push(void);
+void stream_trim_time_wait(void);
+
+/* passive.c */
+void stream_drop_queue(struct sock *s);
+int stream_bind(struct sock *s, const ip_addr_t *ip, u16_t port);
+int stream_listen(struct sock *s, int backlog);
+struct sock *stream_accept(struct sock *s, int *error);
+int stream_backlog_full(const ip_addr_t *dest, u16_t port);
+
+/* dgram.c */
+uint32_t dgram_mask(const struct sock *s);
+int dgram_create(struct sock *s);
+void dgram_close(struct sock *s);
+void dgram_kill(struct sock *s, int error);
+int dgram_bind(struct sock *s, const ip_addr_t *ip, u16_t port);
+int dgram_connect(struct sock *s, const ip_addr_t *ip, u16_t port);
+void dgram_apply(struct sock *s);
+int dgram_shutdown(struct sock *s, int how);
+int64_t dgram_recv(struct sock *s, char *out, size_t size, int flags, struct vp_addr *from);
+int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_t *to, u16_t port);
+void dgram_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_t *remote,
+                       u16_t remote_port, int error);
+
+/* icmp.c */
+int icmp_open(void);
+void icmp_close(void);
+
+/* isn.c */
+void isn_seed(void);
+
+#endif

@@ -1,0 +1,408 @@
+/* The table of sockets, and the calls that Python makes on them.
+ *
+ * A socket is named by a number that is never used again, so a call that races with
+ * close() in another thread finds EBADF and not somebody else's socket. */
+
+#include "shim.h"
+#include "lwip/priv/tcp_priv.h"
+
+enum { INDEX_BITS = 20, LIMIT = 1 << INDEX_BITS };
+
+static struct sock **table;
+static size_t table_size;
+static uint32_t *unused;        /* stack of free indices */
+static size_t unused_count;
+static uint64_t generation;
+static struct sock *dirty_first, *dirty_last;
+static uint32_t dirty_count;
+
+static int grow(void)
+{
+    size_t size = table_size ? table_size * 2 : 64;
+    struct sock **bigger;
+    uint32_t *more;
+    if (size > LIMIT)
+        return -1;
+    bigger = realloc(table, size * sizeof *table);
+    if (bigger == NULL)
+        return -1;
+    table = bigger;
+    more = realloc(unused, size * sizeof *unused);
+    if (more == NULL)
+        return -1;
+    unused = more;
+    for (size_t i = size; i-- > table_size;) {
+        table[i] = NULL;
+        unused[unused_count++] = (uint32_t)i;
+    }
+    table_size = size;
+    return 0;
+}
+
+struct sock *sock_new(int v6, int stream)
+{
+    struct sock *s;
+    uint32_t index;
+    if (unused_count == 0 && grow() < 0)
+        return NULL;
+    s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    index = unused[--unused_count];
+    s->handle = ++generation << INDEX_BITS | index;
+    s->stream = (uint8_t)(stream != 0);
+    s->v6 = (uint8_t)(v6 != 0);
+    s->rcvbuf = stream ? TCP_WND : 212992;
+    s->sndbuf = TCP_SND_BUF;
+    s->keep_idle = 7200;
+    s->keep_intvl = 75;
+    s->keep_cnt = 9;
+    s->ttl = 64;
+    table[index] = s;
+    return s;
+}
+
+struct sock *sock_find(uint64_t handle)
+{
+    size_t index = handle & (LIMIT - 1);
+    if (index >= table_size || table[index] == NULL || table[index]->handle != handle)
+        return NULL;
+    return table[index];
+}
+
+struct sock *sock_each(size_t *cursor)
+{
+    while (*cursor < table_size) {
+        struct sock *s = table[(*cursor)++];
+        if (s != NULL)
+            return s;
+    }
+    return NULL;
+}
+
+void sock_free(struct sock *s)
+{
+    size_t index = s->handle & (LIMIT - 1);
+    if (s->dirty) {
+        struct sock *prev = NULL, *it = dirty_first;
+        while (it != s) {
+            prev = it;
+            it = it->next_dirty;
+        }
+        if (prev != NULL)
+            prev->next_dirty = s->next_dirty;
+        else
+            dirty_first = s->next_dirty;
+        if (dirty_last == s)
+            dirty_last = prev;
+        dirty_count--;
+    }
+    if (s->rx_head != NULL)
+        pbuf_free(s->rx_head);
+    while (s->dg_head != NULL) {
+        struct dgram *d = s->dg_head;
+        s->dg_head = d->next;
+        pbuf_free(d->p);
+        free(d);
+    }
+    table[index] = NULL;
+    unused[unused_count++] = (uint32_t)index;
+    free(s);
+}
+
+void sock_touch(struct sock *s, int edge)
+{
+    /* Python does not know it before accept(). */
+    if (s->listener != NULL)
+        return;
+    s->edge |= (uint8_t)edge;
+    if (s->dirty || (!s->edge && sock_mask(s) == s->reported))
+        return;
+    s->dirty = 1;
+    s->next_dirty = NULL;
+    if (dirty_last != NULL)
+        dirty_last->next_dirty = s;
+    else
+        dirty_first = s;
+    dirty_last = s;
+    dirty_count++;
+}
+
+int sock_dirty(void)
+{
+    return (int)dirty_count;
+}
+
+uint32_t sock_mask(const struct sock *s)
+{
+    return s->stream ? stream_mask(s) : dgram_mask(s);
+}
+
+int sock_take_error(struct sock *s)
+{
+    int error = s->error;
+    s->error = 0;
+    return error;
+}
+
+void sock_abort_all(void)
+{
+    size_t cursor = 0;
+    struct sock *s;
+    while ((s = sock_each(&cursor)) != NULL) {
+        if (s->listener != NULL)
+            continue;
+        if (s->stream)
+            stream_kill(s, ENETDOWN);
+        else
+            dgram_kill(s, ENETDOWN);
+        sock_touch(s, 1);
+    }
+}
+
+void sock_touch_datagrams(void)
+{
+    size_t cursor = 0;
+    struct sock *s;
+    while ((s = sock_each(&cursor)) != NULL)
+        if (!s->stream)
+            sock_touch(s, 0);
+}
+
+int vp_collect(uint64_t *handles, uint32_t *masks, int max)
+{
+    int count = 0;
+    core_enter();
+    while (count < max && dirty_first != NULL) {
+        struct sock *s = dirty_first;
+        uint32_t mask = sock_mask(s);
+        dirty_first = s->next_dirty;
+        if (dirty_first == NULL)
+            dirty_last = NULL;
+        dirty_count--;
+        s->dirty = 0;
+        if (mask == s->reported && !s->edge)
+            continue;
+        s->edge = 0;
+        s->reported = mask;
+        handles[count] = s->handle;
+        masks[count++] = mask;
+    }
+    core_leave();
+    return count;
+}
+
+static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+/* The address as the protocol blocks want it; a mapped one becomes IPv4. */
+int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip)
+{
+    struct netif *netif = nets_first();
+    memset(ip, 0, sizeof *ip);
+    if (addr->port > 0xffff)
+        return -EINVAL;
+    if (!s->v6) {
+        if (addr->family != 4)
+            return -EAFNOSUPPORT;
+        IP_SET_TYPE_VAL(*ip, IPADDR_TYPE_V4);
+        memcpy(&ip_2_ip4(ip)->addr, addr->ip, 4);
+        return 0;
+    }
+    if (addr->family != 6)
+        return -EAFNOSUPPORT;
+    if (memcmp(addr->ip, mapped, 12) == 0) {
+        if (s->v6only)
+            return -ENETUNREACH;
+        IP_SET_TYPE_VAL(*ip, IPADDR_TYPE_V4);
+        memcpy(&ip_2_ip4(ip)->addr, addr->ip + 12, 4);
+        return 0;
+    }
+    IP_SET_TYPE_VAL(*ip, IPADDR_TYPE_V6);
+    memcpy(ip_2_ip6(ip)->addr, addr->ip, 16);
+    if (ip6_addr_has_scope(ip_2_ip6(ip), IP6_UNKNOWN)) {
+        /* There is one link, so a scope that is left out can only mean that one. */
+        if (addr->scope && (netif == NULL || addr->scope != netif_get_index(netif)))
+            return -ENODEV;
+        if (netif != NULL)
+            ip6_addr_assign_zone(ip_2_ip6(ip), IP6_UNKNOWN, netif);
+    }
+    return 0;
+}
+
+void sock_from_ip(const struct sock *s, const ip_addr_t *ip, u16_t port, struct vp_addr *addr)
+{
+    memset(addr, 0, sizeof *addr);
+    addr->port = port;
+    addr->family = s->v6 ? 6 : 4;
+    if (IP_IS_V6(ip)) {
+        memcpy(addr->ip, ip_2_ip6(ip)->addr, 16);
+        addr->scope = ip6_addr_zone(ip_2_ip6(ip));
+    } else if (!s->v6) {
+        memcpy(addr->ip, &ip_2_ip4(ip)->addr, 4);
+    } else if (!IP_IS_ANY_TYPE_VAL(*ip) && !ip_addr_isany(ip)) {
+        memcpy(addr->ip, mapped, 12);
+        memcpy(addr->ip + 12, &ip_2_ip4(ip)->addr, 4);
+    }
+}
+
+int64_t vp_socket(int family, int stream)
+{
+    struct sock *s = NULL;
+    int64_t result = -ENOMEM;
+    core_enter();
+    if (!core_is_open()) {
+        result = -ENETDOWN;
+    } else if ((s = sock_new(family == 6, stream)) != NULL) {
+        if ((stream ? stream_create(s) : dgram_create(s)) < 0) {
+            sock_free(s);
+        } else {
+            s->reported = sock_mask(s);
+            result = (int64_t)s->handle;
+        }
+    }
+    core_leave();
+    return result;
+}
+
+int vp_sock_close(uint64_t handle)
+{
+    struct sock *s;
+    int result = 0;
+    core_enter();
+    if ((s = sock_find(handle)) == NULL) {
+        result = -EBADF;
+    } else {
+        if (s->stream)
+            stream_close(s);
+        else
+            dgram_close(s);
+        sock_free(s);
+    }
+    core_leave();
+    return result;
+}
+
+/* The frame of every call on a socket: lock, find, work, note the new mask, unlock. */
+#define ON_SOCKET(type, handle, work)                   \
+    type result = -EBADF;                               \
+    struct sock *s;                                     \
+    core_enter();                                       \
+    if ((s = sock_find(handle)) != NULL) {              \
+        work                                            \
+        sock_touch(s, 0);                               \
+    }                                                   \
+    core_leave();                                       \
+    return result;
+
+int vp_bind(uint64_t handle, const struct vp_addr *addr)
+{
+    ON_SOCKET(int, handle, {
+        ip_addr_t ip;
+        if ((result = sock_to_ip(s, addr, &ip)) == 0) {
+            if (!ip_addr_isany(&ip) && !nets_own_address(&ip)
+                && !(!s->stream && nets_is_broadcast(&ip)))
+                result = -EADDRNOTAVAIL;
+            else if (s->stream)
+                result = stream_bind(s, &ip, (u16_t)addr->port);
+            else
+                result = dgram_bind(s, &ip, (u16_t)addr->port);
+        }
+    })
+}
+
+int vp_listen(uint64_t handle, int backlog)
+{
+    ON_SOCKET(int, handle, { result = s->stream ? stream_listen(s, backlog) : -EOPNOTSUPP; })
+}
+
+int64_t vp_accept(uint64_t handle, struct vp_addr *peer)
+{
+    ON_SOCKET(int64_t, handle, {
+        struct sock *child = NULL;
+        int error = EOPNOTSUPP;
+        if (s->stream)
+            child = stream_accept(s, &error);
+        if (child == NULL) {
+            result = -error;
+        } else {
+            sock_from_ip(child, &child->remote, child->remote_port, peer);
+            child->reported = sock_mask(child);
+            result = (int64_t)child->handle;
+        }
+    })
+}
+
+int vp_connect(uint64_t handle, const struct vp_addr *addr)
+{
+    ON_SOCKET(int, handle, {
+        ip_addr_t ip;
+        if ((result = sock_to_ip(s, addr, &ip)) == 0) {
+            if (ip_addr_isany(&ip)) {
+                /* As the kernel has it, "any" as a destination is this host. */
+                if (IP_IS_V6(&ip))
+                    ip_2_ip6(&ip)->addr[3] = PP_HTONL(1);
+                else
+                    ip_2_ip4(&ip)->addr = PP_HTONL(IPADDR_LOOPBACK);
+            }
+            result = s->stream ? stream_connect(s, &ip, (u16_t)addr->port)
+                               : dgram_connect(s, &ip, (u16_t)addr->port);
+        }
+    })
+}
+
+int vp_shutdown(uint64_t handle, int how)
+{
+    ON_SOCKET(int, handle, {
+        if (how < 0 || how > 2)
+            result = -EINVAL;
+        else
+            result = s->stream ? stream_shutdown(s, how) : dgram_shutdown(s, how);
+    })
+}
+
+int64_t vp_recv(uint64_t handle, char *out, size_t size, int flags, struct vp_addr *from)
+{
+    ON_SOCKET(int64_t, handle, {
+        memset(from, 0, sizeof *from);
+        result = s->stream ? stream_recv(s, out, size, flags)
+                           : dgram_recv(s, out, size, flags, from);
+    })
+}
+
+int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_addr *to)
+{
+    ON_SOCKET(int64_t, handle, {
+        ip_addr_t ip;
+        if (s->stream)
+            result = stream_send(s, data, size);
+        else if (to == NULL)
+            result = dgram_send(s, data, size, NULL, 0);
+        else if ((result = sock_to_ip(s, to, &ip)) == 0)
+            result = dgram_send(s, data, size, &ip, (u16_t)to->port);
+    })
+}
+
+int vp_sockname(uint64_t handle, struct vp_addr *out)
+{
+    ON_SOCKET(int, handle, {
+        sock_from_ip(s, &s->local, s->local_port, out);
+        result = 0;
+    })
+}
+
+int vp_peername(uint64_t handle, struct vp_addr *out)
+{
+    ON_SOCKET(int, handle, {
+        if (s->state != S_CONNECTED) {
+            result = -ENOTCONN;
+        } else {
+            sock_from_ip(s, &s->remote, s->remote_port, out);
+            result = 0;
+        }
+    })
+}
+
+int vp_mask(uint64_t handle)
+{
+    ON_SOCKET(int, handle, { result = (int)sock_mask(s); })
+}
