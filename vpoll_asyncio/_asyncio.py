@@ -5,10 +5,13 @@ tests/test_asyncio_private.py checks each of these on every Python version.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from asyncio import unix_events
+from asyncio import base_events, constants, sslproto, transports, unix_events
+from collections import deque
+from collections.abc import Callable
 from types import CodeType
-from typing import Final
+from typing import IO, Any, Final
 
 # Two callers of fileno() would do harm with a descriptor that only signals: os.sendfile
 # would write the file into it, SSLSocket would speak TLS to it.
@@ -16,3 +19,49 @@ SENDFILE_CALLER: Final[CodeType] = (
     unix_events._UnixSelectorEventLoop._sock_sendfile_native_impl.__code__  # type: ignore[attr-defined]
 )
 SSL_CALLER: Final[CodeType] = ssl.SSLSocket._create.__func__.__code__  # type: ignore[attr-defined]
+
+# Flow control as asyncio's own transports have it: loop.sendfile and TLS look for this class.
+FlowControlMixin = transports._FlowControlMixin
+
+# What loop.sendfile of a stock loop looks for: a transport that is written to block by block.
+SENDFILE_BY_WRITING: Final = constants._SendfileMode.FALLBACK
+
+
+def ssl_transport(protocol: sslproto.SSLProtocol) -> asyncio.Transport:
+    """Return the transport that the application behind `protocol` writes to."""
+    transport: asyncio.Transport = protocol._get_app_transport()  # type: ignore[attr-defined]
+    return transport
+
+
+def can_start_tls(transport: asyncio.BaseTransport) -> bool:
+    """Return whether `transport` says that TLS can be laid over it."""
+    return bool(getattr(transport, "_start_tls_compatible", False))
+
+
+async def send_file_by_writing(
+    loop: asyncio.AbstractEventLoop,
+    transport: asyncio.WriteTransport,
+    file: IO[bytes],
+    offset: int,
+    count: int | None,
+) -> int:
+    """Send `file` through `transport.write` under flow control; return the count.
+
+    Reading is paused meanwhile.  Raises ConnectionError when the connection ends.
+    """
+    fallback: Any = base_events.BaseEventLoop._sendfile_fallback  # type: ignore[attr-defined]
+    sent: int = await fallback(loop, transport, file, offset, count)
+    return sent
+
+
+# Runs a handle's callback in its context; exceptions go to the loop's handler.
+run_handle: Final[Callable[[asyncio.Handle], None]] = asyncio.Handle._run
+
+
+def ready_queue(loop: asyncio.SelectorEventLoop) -> deque[Any]:
+    """Return the queue from which asyncio's loop takes the handles that it runs next.
+
+    It lives as long as the loop; appending to it is safe from any thread.
+    """
+    queue: deque[Any] = loop._ready  # type: ignore[attr-defined]
+    return queue

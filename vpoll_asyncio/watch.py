@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 from collections.abc import Callable
 
 from .events import ALWAYS, check_mask
@@ -67,6 +68,16 @@ def make_trigger(
     return from_uvloop
 
 
+def _named(run: Callable[[], None], label: Callable[..., object]) -> Callable[[], None]:
+    def named() -> None:
+        run()
+
+    functools.update_wrapper(named, label)
+    if not hasattr(label, "__qualname__"):
+        named.__qualname__ = repr(label)
+    return named
+
+
 class Watch:
     """Calls `callback(mask)` in `loop` while an event of `interest` is pending on `vpoll`.
 
@@ -76,12 +87,22 @@ class Watch:
     gets an event that will not go away (HUP, ERR) must pause or cancel.
 
     `context` is the context that the callback runs in, by default a copy of the
-    current one.  Methods may be called from any thread, the callback runs only in the
-    loop's.  Raises OSError (EBADF) when `vpoll` is closed; a vpoll that is closed
-    later ends its watches silently, as close(2) ends registrations in epoll.
+    current one; `label` is the function that debug mode names in its messages.
+    Methods may be called from any thread, the callback runs only in the loop's.  Raises OSError (EBADF) when `vpoll` is closed; a vpoll that is closed
+    later ends its watches silently, as close(2) ends registrations in epoll.  A user
+    socket publishes HUP when it is closed: `gone`, if given, is then called once, in
+    the loop's thread and unless the watch is paused.
     """
 
-    __slots__ = ("__weakref__", "_callback", "_scheduled", "_trigger", "_vpoll", "_wanted")
+    __slots__ = (
+        "__weakref__",
+        "_callback",
+        "_gone",
+        "_scheduled",
+        "_trigger",
+        "_vpoll",
+        "_wanted",
+    )
 
     def __init__(
         self,
@@ -91,12 +112,16 @@ class Watch:
         callback: Callable[[int], object],
         *,
         context: contextvars.Context | None = None,
+        gone: Callable[[], object] | None = None,
+        label: Callable[..., object] | None = None,
     ) -> None:
         self._vpoll = vpoll
+        self._gone = gone
         self._wanted = 0
         self._scheduled = False
         self._callback = callback
-        self._trigger = make_trigger(loop, self._run, context)
+        run = self._run if label is None else _named(self._run, label)
+        self._trigger = make_trigger(loop, run, context)
         vpoll.add_waiter(self._wake)
         self.set_interest(interest)
 
@@ -126,7 +151,12 @@ class Watch:
         self._scheduled = False
         wanted = self._wanted
         vpoll = self._vpoll
-        if not wanted or vpoll.closed:
+        if not wanted:
+            return
+        if vpoll.closed:
+            self._wanted = 0
+            if self._gone is not None:
+                self._gone()
             return
         seen = vpoll.peek() & wanted
         if not seen:

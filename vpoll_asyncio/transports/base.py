@@ -1,0 +1,288 @@
+"""What stream and datagram transports share: watching, closing, reporting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .._asyncio import FlowControlMixin
+from ..events import ERR, HUP, IN, OUT, RDHUP
+from ..sockets import UserSocket
+from ..watch import Watch
+from .alive import drop, hold
+from .errors import closed_error, pending_error, stack_down
+from .view import SocketView
+
+if TYPE_CHECKING:
+    from .server import Server
+
+__all__ = ["SocketTransport", "logger", "wake_waiter"]
+
+# asyncio's own: who filters asyncio's messages means these too.
+logger = logging.getLogger("asyncio")
+
+_TERMINAL = ERR | HUP
+_READ = IN | RDHUP
+
+
+def wake_waiter(waiter: asyncio.Future[None]) -> None:
+    """Tell `waiter` that its transport is there, unless it was cancelled."""
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class SocketTransport(FlowControlMixin):
+    """A transport over a user socket, on any loop, without a descriptor.
+
+    It waits on the socket's vpoll, level-triggered.  A terminal event (ERR, HUP) that
+    nobody can take away ends the watching, so a dead connection costs nothing.  All
+    methods are to be called in the loop's thread.
+
+    Callbacks of the protocol run in `context`, by default a copy of the current one.
+    """
+
+    max_size: ClassVar[int] = 256 * 1024
+    """Bytes that one turn reads at most."""
+
+    _loop: asyncio.AbstractEventLoop
+    _extra: dict[str, Any]
+    _closed = True
+    if TYPE_CHECKING:
+
+        def _maybe_pause_protocol(self) -> None: ...
+        def _maybe_resume_protocol(self) -> None: ...
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: UserSocket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Server | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        super().__init__(extra, loop)
+        self._sock = sock
+        self._context = contextvars.copy_context() if context is None else context
+        self._server = server
+        self._conn_lost = 0
+        self._closing = False
+        self._paused = False
+        self._started = False
+        # The peer will send no more.
+        self._ended = False
+        # A terminal event was seen while there was nothing to read or write.
+        self._deaf = False
+        self._interest = 0
+        self._protocol: Any = None
+        self._fill_extra()
+        self.set_protocol(protocol)
+        self._watch = Watch(
+            loop, sock.vpoll, 0, self._ready, context=self._context, gone=self._socket_closed
+        )
+        self._closed = False
+        hold(loop, self)
+        if server is not None:
+            server.attach(self)
+        loop.call_soon(protocol.connection_made, self, context=self._context)
+        loop.call_soon(self._start, context=self._context)
+        if waiter is not None:
+            loop.call_soon(wake_waiter, waiter)
+
+    def _fill_extra(self) -> None:
+        extra = self._extra
+        extra["socket"] = SocketView(self._sock)
+        for name, ask in (
+            ("sockname", self._sock.getsockname),
+            ("peername", self._sock.getpeername),
+        ):
+            if name == "sockname" or name not in extra:
+                try:
+                    extra[name] = ask()
+                except OSError:
+                    extra[name] = None
+
+    def _start(self) -> None:
+        self._started = True
+        self._refresh()
+
+    # What is waited for.
+
+    def _pending_writes(self) -> bool:
+        raise NotImplementedError
+
+    def _refresh(self) -> None:
+        """Watch for what can be acted upon now."""
+        if self._conn_lost:
+            interest = 0
+        else:
+            interest = OUT if self._pending_writes() else 0
+            if self._started and not (self._paused or self._closing or self._ended):
+                interest |= _READ
+            if not interest and not self._deaf:
+                # Nothing but what is always reported.
+                interest = ERR
+        if interest != self._interest:
+            self._interest = interest
+            self._watch.set_interest(interest)
+
+    def _ready(self, mask: int) -> None:
+        interest = self._interest
+        if interest & IN and mask & (_READ | _TERMINAL):
+            self._read_ready(mask)
+        if interest & OUT and mask & (OUT | _TERMINAL):
+            if self._pending_writes() and not self._conn_lost:
+                self._write_ready(mask)
+        elif interest == ERR:
+            self._terminal_while_idle()
+
+    def _read_ready(self, mask: int) -> None:
+        raise NotImplementedError
+
+    def _write_ready(self, mask: int) -> None:
+        raise NotImplementedError
+
+    def _terminal_while_idle(self) -> None:
+        if self._conn_lost:
+            return
+        # Paused: what was received before the error is still to be read, in its time.
+        error = pending_error(self._sock) if self._ended else stack_down(self._sock)
+        if error is not None:
+            self._fatal_error(error, "Fatal error on socket transport")
+            return
+        self._deaf = True
+        self._refresh()
+
+    def _would_block(self, mask: int, message: str) -> None:
+        """Make sure that a socket that reports ERR or HUP yet does nothing is given up."""
+        if mask & _TERMINAL and self._sock.vpoll.peek() & _TERMINAL:
+            error = pending_error(self._sock)
+            self._fatal_error(error or ConnectionResetError("the connection hung up"), message)
+
+    def _socket_closed(self) -> None:
+        self._fatal_error(closed_error(), "The socket was closed under its transport")
+
+    # What programs call.
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Call `protocol` from now on."""
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol; None once `connection_lost` has been called."""
+        protocol: asyncio.BaseProtocol = self._protocol
+        return protocol
+
+    def is_closing(self) -> bool:
+        """Return whether the transport is closed or being closed."""
+        return self._closing
+
+    def is_reading(self) -> bool:
+        """Return whether received data goes to the protocol."""
+        return not self._closing and not self._paused
+
+    def pause_reading(self) -> None:
+        """Call the protocol with no more data until `resume_reading`."""
+        if self._closing or self._paused:
+            return
+        self._paused = True
+        self._refresh()
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        if self._closing or not self._paused:
+            return
+        self._paused = self._deaf = False
+        self._refresh()
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    def close(self) -> None:
+        """Stop reading, send what is buffered, then close the socket.
+
+        The protocol's `connection_lost` is called with None afterwards.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        if not self._pending_writes():
+            self._lose(None)
+        self._refresh()
+
+    def abort(self) -> None:
+        """Close the socket without sending what is buffered."""
+        self._force_close(None)
+
+    # How it ends.
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        if isinstance(exc, OSError):
+            if self._loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=exc)
+        else:
+            self._loop.call_exception_handler(
+                {
+                    "message": message,
+                    "exception": exc,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+        self._force_close(exc)
+
+    # The name that asyncio.sslproto calls.
+    def _force_close(self, exc: BaseException | None) -> None:
+        if self._conn_lost:
+            return
+        self._discard_writes()
+        self._closing = True
+        self._lose(exc)
+        self._refresh()
+
+    def _discard_writes(self) -> None:
+        raise NotImplementedError
+
+    def _lose(self, exc: BaseException | None) -> None:
+        self._conn_lost += 1
+        self._loop.call_soon(self._call_connection_lost, exc, context=self._context)
+
+    def _call_connection_lost(self, exc: BaseException | None) -> None:
+        try:
+            self._protocol.connection_lost(exc)
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._closed = True
+        self._protocol = None
+        self._watch.cancel()
+        drop(self._loop, self)
+        try:
+            self._sock.close()
+        finally:
+            server, self._server = self._server, None
+            if server is not None:
+                server.detach(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "closing" if self._closing else "open"
+        reading = "polling" if self._interest & IN else "idle"
+        writing = "polling" if self._interest & OUT else "idle"
+        return (
+            f"<{type(self).__name__} {state} {self._extra.get('sockname')} "
+            f"peer={self._extra.get('peername')} read={reading} "
+            f"write=<{writing}, bufsize={self.get_write_buffer_size()}>>"
+        )
+
+    def __del__(self) -> None:
+        if not self._closed:
+            warnings.warn(
+                f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self
+            )
+            self._give_back()

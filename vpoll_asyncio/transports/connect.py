@@ -1,0 +1,264 @@
+"""Making stream connections over a stack's sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+import itertools
+import socket
+import ssl
+from asyncio import staggered
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ..sockets import UserSocket
+from ..stacks.base import AddrInfo, Stack
+from .alive import attach
+from .base import logger
+from .errors import user_socket
+from .sockops import sock_connect
+from .tls import check_ssl_arguments, make_stream
+
+__all__ = ["connect_accepted_socket", "create_connection", "resolve"]
+
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
+
+
+def resolve(
+    stack: Stack, address: Any, family: int, kind: int, proto: int = 0, flags: int = 0
+) -> list[AddrInfo]:
+    """Return the stack's answers for the ``(host, port)`` that `address` begins with.
+
+    Raises `socket.gaierror`, OSError (ENETDOWN) when the stack is closed.
+    """
+    stack.refuse_closed()
+    host, port = address[:2]
+    infos = stack.getaddrinfo(host, port, family=family, type=kind, proto=proto, flags=flags)
+    if not infos:
+        raise OSError("getaddrinfo() returned empty list")
+    return infos
+
+
+def _interleave(infos: Sequence[AddrInfo], first: int) -> list[AddrInfo]:
+    """Alternate between address families, after `first` of the preferred one (RFC 8305)."""
+    families: dict[int, list[AddrInfo]] = collections.OrderedDict()
+    for info in infos:
+        families.setdefault(info[0], []).append(info)
+    groups = list(families.values())
+    head = groups[0][: first - 1] if first > 1 else []
+    if head:
+        groups[0] = groups[0][first - 1 :]
+    rounds = itertools.zip_longest(*groups)
+    return head + [info for infos in rounds for info in infos if info is not None]
+
+
+def _bind_local(sock: UserSocket, infos: Sequence[AddrInfo], errors: list[OSError]) -> None:
+    """Bind `sock` to the first of `infos` that works; collect the errors of others."""
+    failed = []
+    for family, _, _, _, address in infos:
+        if family != sock.family:
+            continue
+        try:
+            sock.bind(address)
+            return
+        except OSError as exc:
+            failed.append(
+                OSError(
+                    exc.errno,
+                    f"error while attempting to bind on address {address!r}: {str(exc).lower()}",
+                )
+            )
+    if not failed:
+        raise OSError(f"no matching local address with family={sock.family!r} found")
+    errors += failed[:-1]
+    raise failed[-1]
+
+
+async def _connect_one(
+    loop: asyncio.AbstractEventLoop,
+    stack: Stack,
+    errors: list[list[OSError]],
+    info: AddrInfo,
+    local_infos: Sequence[AddrInfo] | None,
+) -> UserSocket:
+    """Return a socket connected to the address of `info`; append to `errors` and raise."""
+    own: list[OSError] = []
+    errors.append(own)
+    family, kind, proto, _, address = info
+    sock: UserSocket | None = None
+    try:
+        sock = user_socket(stack.socket(family, kind, proto))
+        sock.setblocking(False)
+        if local_infos is not None:
+            _bind_local(sock, local_infos, own)
+        await sock_connect(loop, sock, address)
+        return sock
+    except OSError as exc:
+        own.append(exc)
+        if sock is not None:
+            sock.close()
+        raise
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
+
+
+def _combined(errors: list[OSError], all_errors: bool) -> BaseException:
+    """Return the error that stands for `errors`, as asyncio's create_connection does."""
+    if all_errors:
+        return ExceptionGroup("create_connection failed", errors)
+    text = str(errors[0])
+    if all(str(error) == text for error in errors):
+        return errors[0]
+    return OSError("Multiple exceptions: {}".format(", ".join(map(str, errors))))
+
+
+async def _connect(
+    loop: asyncio.AbstractEventLoop,
+    stack: Stack,
+    infos: list[AddrInfo],
+    local_infos: list[AddrInfo] | None,
+    delay: float | None,
+    all_errors: bool,
+) -> UserSocket:
+    """Return a socket connected to the first of `infos` that answers."""
+    errors: list[list[OSError]] = []
+    if delay is None:
+        for info in infos:
+            try:
+                return await _connect_one(loop, stack, errors, info, local_infos)
+            except OSError:
+                continue
+    else:
+        attempts = [
+            functools.partial(_connect_one, loop, stack, errors, info, local_infos)
+            for info in infos
+        ]
+        won: UserSocket | None
+        won, _, _ = await staggered.staggered_race(attempts, delay, loop=loop)
+        if won is not None:
+            return won
+    try:
+        raise _combined([error for group in errors for error in group], all_errors)
+    finally:
+        # The errors' tracebacks hold this frame.
+        errors = []
+
+
+async def create_connection(
+    loop: asyncio.AbstractEventLoop,
+    protocol_factory: Callable[[], _Protocol],
+    host: str | bytes | None = None,
+    port: int | str | None = None,
+    *,
+    stack: Stack | None = None,
+    ssl: ssl.SSLContext | bool | None = None,
+    family: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+    sock: socket.socket | None = None,
+    local_addr: tuple[str, int] | None = None,
+    server_hostname: str | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
+    happy_eyeballs_delay: float | None = None,
+    interleave: int | None = None,
+    all_errors: bool = False,
+) -> tuple[asyncio.Transport, _Protocol]:
+    """Connect through `stack`, or use the connected `sock`; return (transport, protocol).
+
+    As `asyncio.loop.create_connection`; names are the stack's, and the stack is
+    attached to `loop`.  Raises what that raises: OSError (ECONNREFUSED …, one for all
+    addresses, or an ExceptionGroup with `all_errors`), `socket.gaierror`, ValueError
+    for arguments that exclude each other; OSError (ENETDOWN) when the stack is closed,
+    TypeError for a kernel socket.
+    """
+    if server_hostname is not None and not ssl:
+        raise ValueError("server_hostname is only meaningful with ssl")
+    if server_hostname is None and ssl:
+        if not host:
+            raise ValueError("You must set server_hostname when using ssl without a host")
+        server_hostname = host.decode("idna") if isinstance(host, bytes) else host
+    check_ssl_arguments(
+        ssl,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+    )
+    if happy_eyeballs_delay is not None and interleave is None:
+        interleave = 1
+    if host is not None or port is not None:
+        if sock is not None:
+            raise ValueError("host/port and sock can not be specified at the same time")
+        if stack is None:
+            raise ValueError("a host needs a stack to reach it through: give stack=")
+        infos = resolve(stack, (host, port), family, socket.SOCK_STREAM, proto, flags)
+        local_infos = None
+        if local_addr is not None:
+            local_infos = resolve(stack, local_addr, family, socket.SOCK_STREAM, proto, flags)
+        if interleave:
+            infos = _interleave(infos, interleave)
+        attach(loop, stack)
+        connected = await _connect(
+            loop, stack, infos, local_infos, happy_eyeballs_delay, all_errors
+        )
+    else:
+        if sock is None:
+            raise ValueError("host and port was not specified and no sock specified")
+        connected = user_socket(sock, socket.SOCK_STREAM)
+        attach(loop, connected.stack)
+    try:
+        protocol = protocol_factory()
+    except BaseException:
+        if sock is None:
+            connected.close()
+        raise
+    transport = await make_stream(
+        loop,
+        connected,
+        protocol,
+        ssl,
+        server_hostname,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+    )
+    if loop.get_debug():
+        logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
+    return transport, protocol
+
+
+async def connect_accepted_socket(
+    loop: asyncio.AbstractEventLoop,
+    protocol_factory: Callable[[], _Protocol],
+    sock: socket.socket,
+    *,
+    ssl: ssl.SSLContext | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
+) -> tuple[asyncio.Transport, _Protocol]:
+    """Make a transport, on the server's side, for a connection accepted elsewhere.
+
+    As `asyncio.loop.connect_accepted_socket`.  Raises as `create_connection` does.
+    """
+    accepted = user_socket(sock, socket.SOCK_STREAM)
+    check_ssl_arguments(
+        ssl,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+    )
+    attach(loop, accepted.stack)
+    protocol = protocol_factory()
+    transport = await make_stream(
+        loop,
+        accepted,
+        protocol,
+        ssl,
+        "",
+        server_side=True,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+    )
+    if loop.get_debug():
+        logger.debug("%r handled: (%r, %r)", accepted, transport, protocol)
+    return transport, protocol

@@ -1,0 +1,247 @@
+"""The loop's ``sock_*`` methods for user sockets, on any loop.
+
+A coroutine waits until the socket is ready and then acts, without a suspension between
+the act and its return.  So cancelling it anywhere loses no byte and no connection, and
+leaves no waiter: what was not returned is still in the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+import socket
+from collections.abc import Callable
+from typing import IO, Any, Final, TypeVar
+
+from ..events import ERR, HUP, IN, OUT, RDHUP
+from ..sockets import UserSocket
+from ..watch import Watch
+from .alive import attach, drop, hold
+from .errors import RETRY, closed_error, pending_error
+
+__all__ = [
+    "sock_accept",
+    "sock_connect",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_recvfrom",
+    "sock_recvfrom_into",
+    "sock_sendall",
+    "sock_sendfile",
+    "sock_sendto",
+    "wait_ready",
+]
+
+_Result = TypeVar("_Result")
+
+_READ: Final = IN | RDHUP
+_TERMINAL: Final = ERR | HUP
+_FILE_BLOCK: Final = 256 * 1024
+
+
+def _check(loop: asyncio.AbstractEventLoop, sock: UserSocket) -> None:
+    if loop.get_debug() and sock.gettimeout() != 0:
+        raise ValueError("the socket must be non-blocking")
+    if sock.vpoll.closed:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+async def wait_ready(loop: asyncio.AbstractEventLoop, sock: UserSocket, mask: int) -> int:
+    """Wait until an event of `mask`, ERR or HUP is pending on `sock`; return what is.
+
+    Attaches the socket's stack to `loop`, which a waiting caller needs driven.  Raises
+    OSError (EBADF) when the socket is or gets closed.
+    """
+    future: asyncio.Future[int] = loop.create_future()
+    watch: Watch | None = None
+
+    def ready(seen: int) -> None:
+        assert watch is not None
+        watch.cancel()
+        if not future.done():
+            future.set_result(seen)
+
+    def gone() -> None:
+        if not future.done():
+            future.set_exception(closed_error())
+
+    attach(loop, sock.stack)
+    watch = Watch(loop, sock.vpoll, 0, ready, gone=gone)
+    # Whoever waits for this future may be held by nothing else.
+    hold(loop, future)
+    try:
+        watch.set_interest(mask)
+        return await future
+    finally:
+        watch.cancel()
+        drop(loop, future)
+
+
+async def _when_ready(
+    loop: asyncio.AbstractEventLoop,
+    sock: UserSocket,
+    mask: int,
+    attempt: Callable[[], _Result],
+) -> _Result:
+    """Return what `attempt` returns as soon as it need not wait."""
+    _check(loop, sock)
+    seen = 0
+    while True:
+        try:
+            return attempt()
+        except RETRY:
+            if seen & _TERMINAL:
+                # ERR or HUP, and yet nothing to do and nothing raised: never spin.
+                raise pending_error(sock) or OSError(
+                    errno.ENOTCONN, os.strerror(errno.ENOTCONN)
+                ) from None
+        seen = await wait_ready(loop, sock, mask)
+        if sock.vpoll.closed:
+            raise closed_error()
+
+
+async def sock_recv(loop: asyncio.AbstractEventLoop, sock: UserSocket, n: int) -> bytes:
+    """Return up to `n` bytes, ``b""`` at the end, as `asyncio.loop.sock_recv`."""
+    if n < 0:
+        raise ValueError("negative buffersize in recv")
+    return await _when_ready(loop, sock, _READ, lambda: sock.do_recv(n, 0))
+
+
+async def sock_recv_into(loop: asyncio.AbstractEventLoop, sock: UserSocket, buf: Any) -> int:
+    """Read into `buf`; return the count."""
+    view = memoryview(buf).cast("B")
+    return await _when_ready(loop, sock, _READ, lambda: sock.do_recv_into(view, 0))
+
+
+async def sock_recvfrom(
+    loop: asyncio.AbstractEventLoop, sock: UserSocket, bufsize: int
+) -> tuple[bytes, Any]:
+    """Return (datagram, sender)."""
+    if bufsize < 0:
+        raise ValueError("negative buffersize in recvfrom")
+    data, _, address = await _when_ready(loop, sock, _READ, lambda: sock.do_recvfrom(bufsize, 0))
+    return data, address
+
+
+async def sock_recvfrom_into(
+    loop: asyncio.AbstractEventLoop, sock: UserSocket, buf: Any, nbytes: int = 0
+) -> tuple[int, Any]:
+    """Read a datagram into `buf`, at most `nbytes` bytes (0: all of it); return (count, sender)."""
+    view = memoryview(buf).cast("B")
+    if nbytes < 0:
+        raise ValueError("negative buffersize in recvfrom_into")
+    if nbytes > len(view):
+        raise ValueError("nbytes is greater than the length of the buffer")
+    size = nbytes or len(view)
+    data, address = await sock_recvfrom(loop, sock, size)
+    view[: len(data)] = data
+    return len(data), address
+
+
+async def sock_sendall(loop: asyncio.AbstractEventLoop, sock: UserSocket, data: Any) -> None:
+    """Send all of `data`.
+
+    When it is cancelled or raises, a prefix of unknown length has been sent.
+    """
+    rest = data if type(data) is bytes else memoryview(data).cast("B")
+    _check(loop, sock)
+    while rest:
+        send = functools.partial(sock.do_send, rest, 0, None)
+        sent = await _when_ready(loop, sock, OUT, send)
+        if sent == len(rest):
+            return
+        rest = memoryview(rest)[sent:]
+
+
+async def sock_sendto(
+    loop: asyncio.AbstractEventLoop, sock: UserSocket, data: Any, address: Any
+) -> int:
+    """Send the datagram `data` to `address`; return its length."""
+    flat = data if type(data) is bytes else memoryview(data).cast("B")
+    target = sock.resolve_address(address, "sendto")
+    return await _when_ready(loop, sock, OUT, lambda: sock.do_send(flat, 0, target))
+
+
+async def sock_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, address: Any) -> None:
+    """Connect to `address`; a host name is resolved by the socket's stack.
+
+    Raises what the connection ends with: ConnectionRefusedError, TimeoutError …  When
+    it is cancelled the socket goes on connecting: close it.
+    """
+    _check(loop, sock)
+    attach(loop, sock.stack)
+    target = sock.resolve_address(address, "connect")
+    try:
+        sock.do_connect(target)
+        return
+    except RETRY:
+        pass
+    await wait_ready(loop, sock, OUT)
+    if sock.vpoll.closed:
+        raise closed_error()
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, f"Connect call failed {address}")
+
+
+async def sock_accept(loop: asyncio.AbstractEventLoop, sock: UserSocket) -> tuple[UserSocket, Any]:
+    """Return the next connection, non-blocking, and its peer's address."""
+    connection, address = await _when_ready(loop, sock, IN, sock.do_accept)
+    connection.setblocking(False)
+    return connection, address
+
+
+async def sock_sendfile(
+    loop: asyncio.AbstractEventLoop,
+    sock: UserSocket,
+    file: IO[bytes],
+    offset: int = 0,
+    count: int | None = None,
+    *,
+    fallback: bool = True,
+) -> int:
+    """Send `file` from `offset`, read block by block in the executor; return the count.
+
+    count -- bytes to send; None for all up to the end of the file
+
+    Raises `asyncio.SendfileNotAvailableError` when `fallback` is false: the system call
+    cannot write to a user socket.  The file's position is behind what was sent then.
+    """
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError("only SOCK_STREAM type sockets are supported")
+    check_file(file, offset, count)
+    _check(loop, sock)
+    if not fallback:
+        raise asyncio.SendfileNotAvailableError(f"os.sendfile cannot write to {sock!r}")
+    if offset:
+        file.seek(offset)
+    total = 0
+    try:
+        while count is None or total < count:
+            size = _FILE_BLOCK if count is None else min(count - total, _FILE_BLOCK)
+            block = await loop.run_in_executor(None, file.read, size)
+            if not block:
+                break
+            await sock_sendall(loop, sock, block)
+            total += len(block)
+        return total
+    finally:
+        if total and hasattr(file, "seek"):
+            file.seek(offset + total)
+
+
+def check_file(file: IO[bytes], offset: int, count: int | None) -> None:
+    """Raise ValueError or TypeError for what `asyncio.loop.sendfile` refuses."""
+    if "b" not in getattr(file, "mode", "b"):
+        raise ValueError("file should be opened in binary mode")
+    if count is not None:
+        if not isinstance(count, int):
+            raise TypeError(f"count must be a positive integer (got {count!r})")
+        if count <= 0:
+            raise ValueError(f"count must be a positive integer (got {count!r})")
+    if not isinstance(offset, int):
+        raise TypeError(f"offset must be a non-negative integer (got {offset!r})")
+    if offset < 0:
+        raise ValueError(f"offset must be a non-negative integer (got {offset!r})")

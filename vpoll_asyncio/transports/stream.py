@@ -1,0 +1,269 @@
+"""The stream transport: protocols over a connected user socket, on any loop."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import socket
+from asyncio import constants
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from .._asyncio import SENDFILE_BY_WRITING
+from ..sockets import UserSocket
+from .base import SocketTransport, logger
+from .errors import RETRY
+
+if TYPE_CHECKING:
+    from .server import Server
+
+__all__ = ["StreamTransport"]
+
+# One turn of writing: pieces shorter than this are joined, up to the second number.
+_LARGE: Final = 16 * 1024
+_JOINED: Final = 64 * 1024
+# Sends in one turn, so that a stack that takes everything does not keep the loop.
+_SENDS: Final = 16
+
+
+class StreamTransport(SocketTransport):
+    """A `asyncio.Transport` over a connected stream socket.
+
+    Behaves as the transport that asyncio's selector loop makes for a kernel socket:
+    `write` tries to send at once; what does not fit is buffered under flow control.
+    Immutable bytes are buffered by reference, mutable buffers are copied.
+    """
+
+    _start_tls_compatible = True
+    _sendfile_compatible = SENDFILE_BY_WRITING
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: UserSocket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Server | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        self._buffer: collections.deque[bytes | memoryview] = collections.deque()
+        self._buffer_size = 0
+        self._eof = False
+        self._read_ready_cb: Callable[[int], None] = self._read_data
+        super().__init__(loop, sock, protocol, waiter, extra, server, context)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass
+
+    # Reading.
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        self._read_ready_cb = self._read_into_buffer if buffered else self._read_data
+        super().set_protocol(protocol)
+
+    def _read_ready(self, mask: int) -> None:
+        self._read_ready_cb(mask)
+
+    def _read_data(self, mask: int) -> None:
+        try:
+            data = self._sock.do_recv(self.max_size, 0)
+        except RETRY:
+            self._would_block(mask, "Fatal read error on socket transport")
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal read error on socket transport")
+            return
+        if not data:
+            self._read_eof()
+            return
+        try:
+            self._protocol.data_received(data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+
+    def _read_into_buffer(self, mask: int) -> None:
+        try:
+            buffer = self._protocol.get_buffer(-1)
+            if not len(buffer):
+                raise RuntimeError("get_buffer() returned an empty buffer")
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+            return
+        try:
+            count = self._sock.do_recv_into(memoryview(buffer).cast("B"), 0)
+        except RETRY:
+            self._would_block(mask, "Fatal read error on socket transport")
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal read error on socket transport")
+            return
+        if not count:
+            self._read_eof()
+            return
+        try:
+            self._protocol.buffer_updated(count)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
+
+    def _read_eof(self) -> None:
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        self._ended = True
+        try:
+            keep_open = self._protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if keep_open:
+            self._refresh()
+        else:
+            self.close()
+
+    # Writing.
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Send `data`, buffering what cannot be sent at once.
+
+        Raises TypeError for what is not bytes-like and RuntimeError after `write_eof`.
+        """
+        immutable = type(data) is bytes
+        if not immutable and not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"data argument must be a bytes-like object, not {type(data).__name__!r}"
+            )
+        if self._eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if not data:
+            return
+        if self._conn_lost:
+            if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                logger.warning("socket.send() raised exception.")
+            self._conn_lost += 1
+            return
+        rest: bytes | memoryview = data if immutable else memoryview(data).cast("B")  # type: ignore[assignment]
+        if self._buffer:
+            self._keep(rest if immutable else bytes(rest))
+            return
+        try:
+            sent = self._sock.do_send(rest, 0, None)
+        except RETRY:
+            sent = 0
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal write error on socket transport")
+            return
+        if sent == len(rest):
+            return
+        if sent:
+            rest = memoryview(rest)[sent:]
+        self._keep(rest if immutable else bytes(rest))
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        self._buffer.append(data)
+        self._buffer_size += len(data)
+        self._refresh()
+        self._maybe_pause_protocol()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
+        """Send the concatenation of `list_of_data`, as `write` does."""
+        if self._eof:
+            raise RuntimeError("Cannot call writelines() after write_eof()")
+        self.write(b"".join(list_of_data))
+
+    def write_eof(self) -> None:
+        """Shut down the sending direction once all that is buffered has been sent."""
+        if self._closing or self._eof:
+            return
+        self._eof = True
+        if not self._buffer:
+            self._shut_down_writing()
+
+    def can_write_eof(self) -> bool:
+        """Return True: a stream can be half-closed."""
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        """Return the number of bytes that wait to be sent."""
+        return self._buffer_size
+
+    def _pending_writes(self) -> bool:
+        return bool(self._buffer)
+
+    def _discard_writes(self) -> None:
+        self._buffer.clear()
+        self._buffer_size = 0
+
+    def _write_ready(self, mask: int) -> None:
+        buffer = self._buffer
+        try:
+            for _ in range(_SENDS):
+                piece = self._next_piece()
+                sent = self._sock.do_send(piece, 0, None)
+                self._buffer_size -= sent
+                if sent == len(piece):
+                    buffer.popleft()
+                else:
+                    buffer[0] = memoryview(piece)[sent:]
+                if not buffer:
+                    break
+        except RETRY:
+            self._would_block(mask, "Fatal write error on socket transport")
+            if self._conn_lost:
+                return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal write error on socket transport")
+            return
+        self._maybe_resume_protocol()
+        # resume_writing may have written, closed or aborted.
+        if buffer or self._conn_lost:
+            return
+        if self._closing:
+            self._conn_lost += 1
+            self._refresh()
+            self._call_connection_lost(None)
+            return
+        if self._eof:
+            self._shut_down_writing()
+        self._refresh()
+
+    def _next_piece(self) -> bytes | memoryview:
+        """Return the head of the buffer, short pieces joined there into one."""
+        buffer = self._buffer
+        head = buffer[0]
+        if len(head) >= _LARGE or len(buffer) == 1:
+            return head
+        parts = []
+        size = 0
+        while buffer and size + len(buffer[0]) <= _JOINED:
+            part = buffer.popleft()
+            parts.append(part)
+            size += len(part)
+        joined = b"".join(parts)
+        buffer.appendleft(joined)
+        return joined
+
+    def _shut_down_writing(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            # The peer reset the connection meanwhile.
+            self._fatal_error(exc, "Fatal write error on socket transport")
