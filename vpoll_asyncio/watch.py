@@ -88,10 +88,11 @@ class Watch:
 
     `context` is the context that the callback runs in, by default a copy of the
     current one; `label` is the function that debug mode names in its messages.
-    Methods may be called from any thread, the callback runs only in the loop's.  Raises OSError (EBADF) when `vpoll` is closed; a vpoll that is closed
-    later ends its watches silently, as close(2) ends registrations in epoll.  A user
-    socket publishes HUP when it is closed: `gone`, if given, is then called once, in
-    the loop's thread and unless the watch is paused.
+    Methods may be called from any thread, the callback runs only in the loop's.
+    Raises OSError (EBADF) when `vpoll` is closed; a vpoll that is closed later ends
+    its watches silently, as close(2) ends registrations in epoll.  A user socket
+    publishes HUP when it is closed: `gone`, if given, is then called once, in the
+    loop's thread and unless the watch is paused.
     """
 
     __slots__ = (

@@ -1,0 +1,183 @@
+"""EventLoop: asyncio's own loop on a VPollSelector.
+
+A reader of a vpoll is itself the handle that the loop runs: an event pushes it onto
+the loop's queue of ready handles, which costs no system call and no allocation.  So
+does a trigger.  Both then wake the selector if it has said that it sleeps; before it
+does sleep it looks at that queue once more (see `selector`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from .._asyncio import ready_queue, run_handle
+from ..events import ALWAYS
+from ..install import installed
+from ..selector import VPollSelector
+from ..stacks.base import Stack
+from ..stacks.host import host_stack
+from ..vpoll import VPoll
+from .dispatch import DispatchMixin, Watcher
+
+__all__ = ["EventLoop"]
+
+
+class _ReadyHandle(asyncio.Handle):
+    """A reader or writer of a vpoll: a waiter that puts itself on the ready queue."""
+
+    __slots__ = ("_push", "_queued", "_rouse", "_selector", "_vpoll", "_wanted")
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        vpoll: VPoll,
+        interest: int,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None:
+        super().__init__(callback, args, loop)
+        self._vpoll = vpoll
+        self._wanted = interest | ALWAYS
+        self._queued = False
+        self._push = ready_queue(loop).append
+        self._selector = loop.vpoll_selector
+        self._rouse = loop.rouse
+        vpoll.add_waiter(self.wake)
+        self.wake(vpoll.peek())
+
+    def wake(self, mask: int) -> None:
+        if mask & self._wanted and not self._queued:
+            self._queued = True
+            self._push(self)
+            selector = self._selector
+            selector.spare = True
+            if selector.asleep:
+                self._rouse()
+
+    def cancel(self) -> None:
+        self._wanted = 0
+        self._vpoll.remove_waiter(self.wake)
+        super().cancel()
+
+    def _run(self) -> None:
+        # Reset before the look: an event published after the look queues anew.
+        self._queued = False
+        vpoll = self._vpoll
+        try:
+            pending = vpoll.peek() & self._wanted
+        except OSError:
+            return
+        if not pending:
+            return
+        try:
+            run_handle(self)
+        finally:
+            # Level-triggered: look again.  Cancelled, it wants nothing.
+            if self._wanted and not self._queued:
+                try:
+                    self.wake(vpoll.peek())
+                except OSError:
+                    pass
+
+
+class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
+    """asyncio's event loop for Unix, which also knows vpolls, user sockets and stacks.
+
+    Parameters:
+    stack -- the stack that connections, servers and names in this loop belong to when
+        the context names none; None for the process default or the host.  The loop
+        drives it until it is closed, and does not close it.
+
+    Everything that asyncio's loop does works as there.  `add_reader`, `add_writer` and
+    `sock_*` also take VPolls and user sockets, by their wait queue: no descriptor, no
+    system call while the loop is awake.
+
+    Raises RuntimeError when another loop drives `stack`.
+    """
+
+    vpoll_selector: VPollSelector
+    """The selector that the loop waits with."""
+
+    def __init__(self, stack: Stack | None = None) -> None:
+        self.vpoll_selector = selector = VPollSelector()
+        try:
+            super().__init__(selector)
+        except BaseException:
+            selector.close()
+            raise
+        selector.has_work = ready_queue(self).__len__
+        try:
+            self.init_dispatch(stack)
+        except BaseException:
+            super().close()
+            raise
+
+    def rouse(self) -> None:
+        """Wake the loop from its sleep; from any thread, signal handler or finalizer."""
+        if self.is_closed():
+            ready_queue(self).clear()
+        else:
+            self.vpoll_selector.wake()
+
+    def make_trigger(
+        self, callback: Callable[[], object], context: contextvars.Context | None = None
+    ) -> Callable[[], None]:
+        """Return a function that makes the loop call `callback` once in a turn to come.
+
+        The function may be called from any thread, signal handler or finalizer.  It
+        makes no system call but when the loop sleeps, and does nothing once the loop is
+        closed.  `callback` runs in `context`, by default a copy of the current one.
+        """
+        handle = asyncio.Handle(callback, (), self, context)
+        push = ready_queue(self).append
+        selector = self.vpoll_selector
+        rouse = self.rouse
+
+        def trigger() -> None:
+            push(handle)
+            selector.spare = True
+            if selector.asleep:
+                rouse()
+
+        return trigger
+
+    def start_watch(
+        self, vpoll: VPoll, interest: int, callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> Watcher:
+        return _ReadyHandle(self, vpoll, interest, callback, args)
+
+    def run_forever(self) -> None:
+        """Run until `stop` is called."""
+        # stop() and then run_forever() is one turn, in which the kernel must be polled.
+        self.vpoll_selector.poll_next()
+        super().run_forever()
+
+    async def kernel_getaddrinfo(
+        self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
+    ) -> Any:
+        if not installed():
+            return await super().kernel_getaddrinfo(host, port, family, type, proto, flags)
+        # asyncio would call socket.getaddrinfo in a thread that knows no context.
+        return await self.run_in_executor(
+            None, host_stack().getaddrinfo, host, port, family, type, proto, flags
+        )
+
+    async def kernel_getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        if not installed():
+            return await super().kernel_getnameinfo(sockaddr, flags)
+        return await self.run_in_executor(
+            None, functools.partial(host_stack().getnameinfo, sockaddr, flags)
+        )
+
+    def close(self) -> None:
+        """Close the loop: its watches end, its stacks are given up but not closed."""
+        if self.is_running() or self.is_closed():
+            super().close()
+            return
+        self.shut_dispatch(super().close)
+        # Late triggers then take the way through rouse(), which drops what they queue.
+        self.vpoll_selector.asleep = True

@@ -1,0 +1,55 @@
+"""UvloopEventLoop: uvloop's loop, with vpolls, user sockets and stacks.
+
+libuv takes no selector.  Readiness of a vpoll becomes a ``call_soon`` in the loop's own
+thread and a ``call_soon_threadsafe`` elsewhere, of which libuv makes one wake-up a turn;
+descriptors of the kernel stay with libuv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+from ..stacks.base import Stack
+from ..vpoll import VPoll
+from ..watch import Watch
+from .dispatch import DispatchMixin, Watcher
+
+__all__ = ["UvloopEventLoop"]
+
+
+class UvloopEventLoop(DispatchMixin, uvloop.Loop):  # type: ignore[misc]
+    """uvloop's event loop, which also knows vpolls, user sockets and stacks.
+
+    Parameters:
+    stack -- the stack that connections, servers and names in this loop belong to when
+        the context names none; None for the process default or the host.  The loop
+        drives it until it is closed, and does not close it.
+
+    Everything that uvloop does works as there.  `add_reader`, `add_writer` and `sock_*`
+    also take VPolls and user sockets, by their wait queue: no descriptor.
+
+    Raises RuntimeError when another loop drives `stack`.
+    """
+
+    def __init__(self, stack: Stack | None = None) -> None:
+        super().__init__()
+        try:
+            self.init_dispatch(stack)
+        except BaseException:
+            super().close()
+            raise
+
+    def start_watch(
+        self, vpoll: VPoll, interest: int, callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> Watcher:
+        return Watch(self, vpoll, interest, lambda seen: callback(*args), label=callback)
+
+    def close(self) -> None:
+        """Close the loop: its watches end, its stacks are given up but not closed."""
+        if self.is_running() or self.is_closed():
+            super().close()
+        else:
+            self.shut_dispatch(super().close)

@@ -1,0 +1,428 @@
+"""VPollSelector: descriptors of the kernel and vpolls in one wait.
+
+The kernel's descriptors are in an epoll.  A vpoll is not: the selector sits on its
+wait queue, and a vpoll that has something to tell puts itself into the ready set, from
+whichever thread set the event.  `select` then asks only those in the ready set for
+their masks, so that it costs what is active and not what is registered; what is still
+pending stays in the set, which makes it level-triggered.
+
+A wake-up must not be lost between the look at the ready set and the sleep in epoll.
+Whoever sets events first publishes (the mask, then the ready set), then checks
+whether the selector has said that it sleeps, and wakes it if so.  The selector first
+says that it sleeps, then looks once more.  Which thread it is does not matter: signal
+handlers and finalizers run in the selector's own thread while it sleeps.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import select
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
+from typing import Any, Final
+
+from .backends.virtual import FIRST_NUMBER, forget, lookup, number_of
+from .events import ALWAYS, IN, OUT, from_selector
+from .vpoll import VPoll
+
+__all__ = ["VPollSelector", "vpoll_of"]
+
+_EVENT_READ: Final = selectors.EVENT_READ
+_EVENT_WRITE: Final = selectors.EVENT_WRITE
+_EVENTS: Final = _EVENT_READ | _EVENT_WRITE
+_NOT_IN: Final = ~IN
+_NOT_OUT: Final = ~OUT
+
+# How many vpolls one select() reports: the rest come first in the next one.
+_BATCH: Final = 256
+# How often in succession, and for how many seconds, a loop that has work of its own may
+# spare the kernel poll: it costs more than such a turn.
+_SPARED_POLLS: Final = 15
+_SPARED_TIME: Final = 0.001
+
+
+def vpoll_of(fileobj: object) -> VPoll | None:
+    """Return the vpoll that `fileobj` stands for, None when it is the kernel's business.
+
+    `fileobj` is a VPoll, an object whose `vpoll` is one (a user socket), or a virtual
+    number.  Raises OSError (EBADF) for a virtual number without a vpoll, which is what
+    the kernel answers to a closed descriptor.
+    """
+    if isinstance(fileobj, int):
+        if fileobj < FIRST_NUMBER:
+            return None
+        vpoll = lookup(fileobj)
+        if vpoll is None:
+            raise OSError(errno.EBADF, f"no vpoll has the number {fileobj}")
+        assert isinstance(vpoll, VPoll)
+        return vpoll
+    if isinstance(fileobj, VPoll):
+        return fileobj
+    inner = getattr(fileobj, "vpoll", None)
+    return inner if isinstance(inner, VPoll) else None
+
+
+class _Registration:
+    """One vpoll in a selector: what it is registered for, and whether it is in the ready set."""
+
+    __slots__ = ("key", "own_number", "queued", "selector", "turn", "vpoll", "wanted")
+
+    def __init__(
+        self,
+        selector: VPollSelector,
+        vpoll: VPoll,
+        key: selectors.SelectorKey,
+        own_number: bool,
+    ) -> None:
+        self.selector = selector
+        self.vpoll = vpoll
+        self.key = key
+        self.own_number = own_number
+        self.wanted = from_selector(key.events) | ALWAYS
+        self.queued = False
+        self.turn = 0
+
+    def wake(self, mask: int) -> None:
+        if mask & self.wanted and not self.queued:
+            self.queued = True
+            selector = self.selector
+            selector.ready.append(self)
+            if selector.asleep:
+                selector.wake()
+
+
+class _Map(Mapping[Any, selectors.SelectorKey]):
+    """What `VPollSelector.get_map` returns: keys by descriptor, number or object."""
+
+    def __init__(
+        self,
+        keys: dict[int, selectors.SelectorKey],
+        number_for: Callable[[Any], int],
+    ) -> None:
+        self._keys = keys
+        self._number_for = number_for
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
+        key = self._keys.get(self._number_for(fileobj))
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return key
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+
+class VPollSelector(selectors.BaseSelector):
+    """A selector for descriptors, vpolls and user sockets; drop-in for EpollSelector.
+
+    `register` takes what `selectors.EpollSelector.register` takes, a `VPoll`, an object
+    with a `vpoll` (a user socket) or the number of a vpoll of the `virtual` backend.
+    Vpolls need no descriptor: a key's `fd` is then a virtual number.  The descriptor
+    that `VPoll.fileno` gives on another backend is the kernel's, as any other.
+
+    As in epoll, a vpoll that is closed while registered reports nothing any more and
+    remains in the map until it is unregistered; ERR and HUP are reported to everybody,
+    as READ, as WRITE or both, as `EpollSelector` does.  Of two handles of one vpoll
+    (`VPoll.dup`) each can be registered.
+
+    Methods are for one thread; events may be set from any thread, from signal handlers
+    and finalizers, and wake a `select` that sleeps.  A child of fork(2) shares the epoll
+    and must make a selector of its own, as with `EpollSelector`.
+
+    Raises OSError (EMFILE, ENFILE) when there is no descriptor for it.
+    """
+
+    def __init__(self) -> None:
+        self.ready: deque[_Registration] = deque()
+        """The ready set.  Only vpolls' waiters append to it."""
+        self.asleep = False
+        """Whether a wake-up is needed, for whoever has just published something."""
+        self.has_work: Callable[[], object] | None = None
+        """What a loop sets: asked after the announcement of sleep whether to sleep at all."""
+        self.spare = False
+        """What a loop sets after queueing work of its own: the kernel poll may be left out
+        of the next select() that does not sleep, within bounds."""
+        self._keys: dict[int, selectors.SelectorKey] = {}
+        self._virtual: dict[int, _Registration] = {}
+        self._numbers: dict[VPoll, int] = {}
+        self._map: _Map | None = _Map(self._keys, self._number_for)
+        self._turn = 0
+        self._spared = 0
+        self._spared_until = 0.0
+        # Re-entrant: a signal handler may wake a selector that this thread is waking.
+        self._wake_lock = threading.RLock()
+        self._wake_fd = -1
+        self._epoll = select.epoll()
+        try:
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            # Edge-triggered: every write is a wake-up, and nobody needs to read.
+            self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
+        except BaseException:
+            self.close()
+            raise
+
+    # Registration.
+
+    def _number_for(self, fileobj: Any) -> int:
+        """Return the number that `fileobj` has or would have in the map."""
+        if isinstance(fileobj, int):
+            if fileobj < 0:
+                raise ValueError(f"Invalid file descriptor: {fileobj}")
+            return fileobj
+        vpoll = vpoll_of(fileobj)
+        if vpoll is not None:
+            number = self._numbers.get(vpoll)
+            if number is not None:
+                return number
+            if vpoll.closed or vpoll.backend != "virtual":
+                return FIRST_NUMBER - 1
+            return vpoll.fileno()
+        try:
+            fd = int(fileobj.fileno())
+            if fd < 0:
+                raise ValueError(f"Invalid file descriptor: {fd}")
+            return fd
+        except (AttributeError, TypeError, ValueError) as exc:
+            for key in self._keys.values():
+                if key.fileobj is fileobj:
+                    return key.fd
+            if isinstance(exc, ValueError):
+                raise
+            raise ValueError(f"Invalid file object: {fileobj!r}") from None
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Register `fileobj` for `events`, EVENT_READ or EVENT_WRITE or both.
+
+        Returns the key.  Raises ValueError for bad `events` or an object that is no
+        file, KeyError when it is registered already, OSError: EBADF when it is closed,
+        EPERM when the kernel cannot poll it.
+        """
+        if not events or events & ~_EVENTS:
+            raise ValueError(f"Invalid events: {events!r}")
+        number = self._number_for(fileobj)
+        if number in self._keys:
+            raise KeyError(f"{fileobj!r} (FD {number}) is already registered")
+        vpoll = vpoll_of(fileobj)
+        if vpoll is not None:
+            return self._register_vpoll(fileobj, vpoll, events, data)
+        key = selectors.SelectorKey(fileobj, number, events, data)
+        self._epoll.register(number, from_selector(events))
+        self._keys[number] = key
+        return key
+
+    def _register_vpoll(
+        self, fileobj: Any, vpoll: VPoll, events: int, data: Any
+    ) -> selectors.SelectorKey:
+        vpoll.peek()
+        own_number = vpoll.backend != "virtual"
+        number = number_of(vpoll) if own_number else vpoll.fileno()
+        key = selectors.SelectorKey(fileobj, number, events, data)
+        registration = _Registration(self, vpoll, key, own_number)
+        vpoll.add_waiter(registration.wake)
+        self._keys[number] = key
+        self._virtual[number] = registration
+        self._numbers[vpoll] = number
+        # What is pending already brings no call.
+        if not vpoll.closed:
+            registration.wake(vpoll.peek())
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """Unregister `fileobj` and return its key, be it closed or not.
+
+        Raises KeyError when it is not registered, ValueError for what is no file.
+        """
+        number = self._number_for(fileobj)
+        key = self._keys.pop(number, None)
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        registration = self._virtual.pop(number, None)
+        if registration is not None:
+            self._drop(registration)
+        else:
+            try:
+                self._epoll.unregister(number)
+            except OSError:
+                # Closed meanwhile; the kernel has forgotten it.
+                pass
+        return key
+
+    def _drop(self, registration: _Registration) -> None:
+        registration.wanted = 0
+        registration.vpoll.remove_waiter(registration.wake)
+        self._numbers.pop(registration.vpoll, None)
+        if registration.own_number:
+            forget(registration.key.fd)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Change what `fileobj` is registered for, or its data; return the new key.
+
+        Raises as `register` and `unregister` do; after an OSError it is unregistered.
+        """
+        number = self._number_for(fileobj)
+        key = self._keys.get(number)
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        if events == key.events and data == key.data:
+            return key
+        if not events or events & ~_EVENTS:
+            raise ValueError(f"Invalid events: {events!r}")
+        registration = self._virtual.get(number)
+        if events != key.events and registration is None:
+            try:
+                self._epoll.modify(number, from_selector(events))
+            except BaseException:
+                self.unregister(fileobj)
+                raise
+        key = key._replace(events=events, data=data)
+        self._keys[number] = key
+        if registration is not None:
+            registration.key = key
+            registration.wanted = from_selector(events) | ALWAYS
+            if not registration.vpoll.closed:
+                registration.wake(registration.vpoll.peek())
+        return key
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """Return the keys of both kinds by descriptor or number; None once closed.
+
+        It can be asked for file objects, too.
+        """
+        return self._map  # type: ignore[return-value]  # as the selectors module does
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """Return the key of `fileobj`.
+
+        Raises KeyError when it is not registered and RuntimeError when the selector is
+        closed.
+        """
+        if self._map is None:
+            raise RuntimeError("Selector is closed")
+        return self._map[fileobj]
+
+    def fileno(self) -> int:
+        """Return the epoll's descriptor.  It does not show the events of vpolls."""
+        return self._epoll.fileno()
+
+    # Waiting.
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait until something registered is ready; return its (key, events).
+
+        timeout -- seconds, rounded up to milliseconds as epoll counts; None waits for
+            ever, 0 and less do not wait
+
+        Returns an empty list after `timeout`, or earlier when a loop's `has_work` says
+        so.  Signal handlers run meanwhile, and what they raise is raised here.
+        """
+        found: list[tuple[selectors.SelectorKey, int]] = []
+        if self.ready:
+            self._take_ready(found)
+        if found or (timeout is not None and timeout <= 0):
+            if not (self.spare and self._may_spare()):
+                self._spared = 0
+                self._ask_kernel(0, found)
+            return found
+        self._spared = 0
+        left = timeout
+        deadline = None if timeout is None else monotonic() + timeout
+        ready, has_work = self.ready, self.has_work
+        while True:
+            wait = -1 if left is None else math.ceil(left * 1e3) * 1e-3
+            self.asleep = True
+            try:
+                # The second look: whoever came before the announcement did not wake us.
+                if ready or (has_work is not None and has_work()):
+                    wait = 0
+                self._ask_kernel(wait, found)
+            finally:
+                self.asleep = False
+            if ready:
+                self._take_ready(found)
+            if found or (has_work is not None and has_work()):
+                return found
+            if deadline is not None:
+                left = deadline - monotonic()
+                if left <= 0:
+                    return found
+
+    def _may_spare(self) -> bool:
+        self.spare = False
+        now = monotonic()
+        if not self._spared:
+            self._spared_until = now + _SPARED_TIME
+        elif self._spared >= _SPARED_POLLS or now >= self._spared_until:
+            return False
+        self._spared += 1
+        return True
+
+    def poll_next(self) -> None:
+        """Make the next `select` poll the kernel, whatever a loop has queued."""
+        self._spared = _SPARED_POLLS
+        self._spared_until = 0.0
+
+    def _ask_kernel(self, wait: float, found: list[tuple[selectors.SelectorKey, int]]) -> None:
+        keys = self._keys
+        for fd, mask in self._epoll.poll(wait, len(keys) + 1):
+            key = keys.get(fd)
+            if key is not None:
+                events = (mask & _NOT_IN and _EVENT_WRITE) | (mask & _NOT_OUT and _EVENT_READ)
+                found.append((key, events & key.events))
+
+    def _take_ready(self, found: list[tuple[selectors.SelectorKey, int]]) -> None:
+        ready = self.ready
+        self._turn = turn = self._turn + 1
+        for _ in range(min(len(ready), _BATCH)):
+            registration = ready.popleft()
+            if registration.turn == turn:
+                # Two threads queued it at once; it is behind us in the queue already.
+                continue
+            registration.turn = turn
+            try:
+                mask = registration.vpoll.peek() & registration.wanted
+                if not mask:
+                    # Reset, then look: an event published in between queues anew.
+                    registration.queued = False
+                    mask = registration.vpoll.peek() & registration.wanted
+                    if not mask:
+                        continue
+                    registration.queued = True
+            except OSError:
+                # Closed: as with epoll, nothing is heard of it any more.
+                registration.queued = False
+                continue
+            ready.append(registration)
+            key = registration.key
+            events = (mask & _NOT_IN and _EVENT_WRITE) | (mask & _NOT_OUT and _EVENT_READ)
+            found.append((key, events & key.events))
+
+    def wake(self) -> None:
+        """Wake a `select` that sleeps; from any thread, signal handler or finalizer."""
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                # One write a sleep is enough.  Reset before the write: a selector that
+                # goes back to sleep in between is woken by it.
+                self.asleep = False
+                os.eventfd_write(self._wake_fd, 1)
+
+    def close(self) -> None:
+        """Give back the descriptors and leave all wait queues.  Closing twice is allowed."""
+        with self._wake_lock:
+            fd, self._wake_fd = self._wake_fd, -1
+            if fd >= 0:
+                os.close(fd)
+        self._epoll.close()
+        for registration in self._virtual.values():
+            self._drop(registration)
+        self._virtual.clear()
+        self._keys.clear()
+        self.ready.clear()
+        self._map = None
