@@ -192,7 +192,8 @@ class PacketLink(Link):
     def protocol(self, address: Any = None) -> PacketProtocol:
         """Return a protocol for `loop.create_datagram_endpoint`: a packet a datagram.
 
-        address -- where packets go; None for an endpoint that is connected
+        address -- where packets go; None for an endpoint that is connected.  (asyncio
+            takes an unnamed UNIX socketpair for unconnected: make it an `FdLink`.)
 
         The link is full until the endpoint is made and after it is lost; another
         protocol may then take its place.  Raises RuntimeError while a protocol is in
@@ -289,6 +290,11 @@ class PacketProtocol(asyncio.DatagramProtocol):
         # uvloop's is one in all but its class.
         self._transport = datagrams = cast("asyncio.DatagramTransport", transport)
         try:
+            if self._address is None and not transport.get_extra_info("peername"):
+                raise ValueError(
+                    f"the endpoint {transport!r} has no peer: connect it (remote_addr=), or "
+                    "give PacketLink.protocol the address to send to"
+                )
             self._link.attach(self, self._send)
         except BaseException:
             datagrams.abort()
