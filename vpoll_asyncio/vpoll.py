@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from .backends import by_name
-from .backends.base import ADD, DEL, SET
+from .backends.base import ADD, DEL, SET, Mirror
 from .backends.forks import FORKS
 from .backends.openfile import OpenFile
 from .backends.virtual import VirtualMirror, number_of
@@ -310,20 +310,23 @@ class VPoll:
         with file.lock:
             mirror = file.open_mirror(refusing_read=refusing_read)
             virtual = isinstance(mirror, VirtualMirror)
-            # No call from here to the assignment: a handler cannot close this handle.
-            if self._file is not None and self._fd < 0 and not virtual and not file.lent:
-                file.lent = True
-                self._fd = mirror.fd
-                return self._fd
+            # A handler may close this handle or get the descriptor for it at any call, so
+            # between these comparisons and the assignment there is none.
             if self._file is not None and self._fd < 0:
-                fd = number_of(self) if virtual else mirror.dup()
-                if self._file is not None and self._fd < 0:
-                    self._fd = fd
+                if virtual or file.lent:
+                    self._take(number_of(self) if virtual else mirror.dup(), mirror)
                 else:
-                    mirror.release(fd)
+                    file.lent = True
+                    self._fd = mirror.fd
             if self._file is None:
                 self._raise_closed()
             return self._fd
+
+    def _take(self, fd: int, mirror: Mirror) -> None:
+        if self._file is not None and self._fd < 0:
+            self._fd = fd
+        else:
+            mirror.release(fd)
 
     @property
     def backend(self) -> str | None:

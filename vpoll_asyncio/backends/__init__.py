@@ -53,13 +53,21 @@ def by_name(name: str) -> Backend:
 def choose(need: int, *, refusing_read: bool = False) -> Backend:
     """Return the fastest available backend whose exact set covers `need`.
 
-    The environment variable ``VPOLL_BACKEND`` names another choice.  With
-    `refusing_read`, only backends whose descriptor cannot be read by mistake are
-    considered.  Raises OSError (ENOSYS) when none qualifies, naming what is missing.
+    The environment variable ``VPOLL_BACKEND`` names another choice, whatever its exact
+    set.  With `refusing_read`, only backends on whose descriptor read(2) fails are
+    considered.
+
+    Raises OSError (ENOSYS) when none qualifies, naming what is missing, and ValueError
+    when the environment names no backend.
     """
     check_mask(need)
     if named := os.environ.get("VPOLL_BACKEND"):
-        backend = by_name(named)
+        try:
+            backend = by_name(named)
+        except ValueError as error:
+            raise ValueError(f"environment variable VPOLL_BACKEND: {error}") from None
+        except OSError as error:
+            raise OSError(error.errno, f"VPOLL_BACKEND: {error.strerror}") from None
         if backend.refuses_read or not refusing_read:
             return backend
     reasons = []

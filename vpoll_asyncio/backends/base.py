@@ -73,8 +73,8 @@ class Backend(abc.ABC):
     """Events that it can raise and clear, each independently of the others."""
     chosen_by_name_only: bool = False
     refuses_read: bool = False
-    """Whether ``read(2)`` on the descriptor fails or leaves the mask alone, as it must
-    where a loop reads descriptors of its own accord (uvloop's transports do)."""
+    """Whether ``read(2)`` on the descriptor fails, as it must where a loop reads
+    descriptors of its own accord (uvloop's transports do) and takes what it gets for data."""
 
     @abc.abstractmethod
     def missing(self) -> str:

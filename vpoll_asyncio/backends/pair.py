@@ -19,7 +19,7 @@ from ..events import ERR, HUP, IN, MSG, NVAL, OUT, PRI, RDBAND, RDHUP, RDNORM, W
 from .base import Mirror
 from .forks import FORKS
 
-__all__ = ["NEAREST", "PairMirror", "nearest"]
+__all__ = ["FILLING", "NEAREST", "PairMirror", "drain", "nearest", "send"]
 
 NEAREST: Final = {
     PRI: IN,
@@ -52,8 +52,9 @@ def nearest(mask: int, exact: int) -> int:
     return shown
 
 
-# One send of this size fills a send buffer of the least size; one receive empties it.
-_FILLING: Final = bytes(1 << 16)
+FILLING: Final = bytes(1 << 16)
+"""One send of this fills a send buffer of the least size; one receive empties it."""
+
 _scratch: Final = bytearray(1 << 16)
 
 _SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -121,7 +122,7 @@ class PairMirror(Mirror):
             if want & OUT:
                 drain(self.back)
             else:
-                send(self.front, _FILLING)
+                send(self.front, FILLING)
 
     def move(self, fd: int) -> None:
         front = self.front
