@@ -1,0 +1,106 @@
+"""Addresses inside a memory network: numeric text, IPv4 in its own form whatever asks.
+
+A socket of AF_INET6 sees an IPv4 address as ``::ffff:10.0.0.1``.  Inside, that is
+``10.0.0.1``, so that one lookup serves both families.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import ipaddress
+import os
+import socket
+from typing import Final
+
+from ...sockaddr import Address
+
+__all__ = [
+    "ANY",
+    "ANY6",
+    "Interface",
+    "external",
+    "internal",
+    "is_loopback",
+    "is_six",
+    "oserror",
+    "overlap",
+    "parse_interface",
+]
+
+ANY: Final = "0.0.0.0"
+ANY6: Final = "::"
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+def oserror(number: int) -> OSError:
+    """Return the OSError that a system call with errno `number` raises."""
+    return OSError(number, os.strerror(number))
+
+
+def parse_interface(text: str) -> Interface:
+    """Return ``"10.0.0.1/24"`` as an interface; without a prefix length it is a host's.
+
+    Raises ValueError for what is no such address.
+    """
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no IP address with a prefix length: "
+            "expected one like '10.0.0.1/24' or 'fd00::1/64'"
+        ) from None
+    if interface.ip.is_unspecified or interface.ip.is_loopback or interface.ip.is_multicast:
+        raise ValueError(f"{text!r} is no address of a host: every host has its own loopback")
+    return interface
+
+
+@functools.lru_cache(1024)
+def _canonical_six(host: str) -> str:
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET6, packed)
+
+
+def internal(family: int, address: Address) -> tuple[str, int]:
+    """Return (host, port) as this network writes them.  `address` is numeric."""
+    if family == socket.AF_INET:
+        return address[0], address[1]
+    try:
+        return _canonical_six(address[0]), address[1]
+    except OSError:
+        raise oserror(errno.EINVAL) from None
+
+
+def external(family: int, host: str, port: int) -> Address:
+    """Return (host, port) as a socket of `family` is told."""
+    if family == socket.AF_INET:
+        return host, port
+    return (host if ":" in host else f"::ffff:{host}"), port, 0, 0
+
+
+def is_six(host: str) -> bool:
+    """Return whether `host`, in this network's form, is an IPv6 address."""
+    return ":" in host
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host`, in this network's form, is the own host wherever it is used."""
+    return host == "::1" or host.startswith("127.")
+
+
+def overlap(host: str, v6only: bool, other: str, other_v6only: bool) -> bool:
+    """Return whether two local addresses have one in common (ipv6_rcv_saddr_equal)."""
+    if host == other:
+        return True
+    if host == ANY:
+        return not is_six(other) or (other == ANY6 and not other_v6only)
+    if other == ANY:
+        return not is_six(host) or (host == ANY6 and not v6only)
+    if host == ANY6:
+        return is_six(other) or not v6only
+    if other == ANY6:
+        return is_six(host) or not other_v6only
+    return False

@@ -1,0 +1,157 @@
+"""The datagram sockets of the memory stack."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from ...sockaddr import Address
+from ...sockets import UserSocket
+from ...sockhooks import Data
+from .addresses import external, internal, oserror
+from .options import get_common, set_common
+from .pcb import RCV, SND, Pcb, publish
+from .udp import Datagram, DatagramPcb
+
+if TYPE_CHECKING:
+    from .stack import MemoryStack
+
+__all__ = ["DatagramSocket"]
+
+_SOL: Final = socket.SOL_SOCKET
+_PEEK: Final = socket.MSG_PEEK
+_TRUNC: Final = socket.MSG_TRUNC
+
+_FIONREAD: Final = 0x541B
+_TIOCOUTQ: Final = 0x5411
+
+_HOW: Final = {socket.SHUT_RD: RCV, socket.SHUT_WR: SND, socket.SHUT_RDWR: RCV | SND}
+
+
+class DatagramSocket(UserSocket):
+    """A SOCK_DGRAM socket of a `MemoryStack`."""
+
+    __slots__ = ("pcb",)
+
+    pcb: DatagramPcb
+    """The endpoint: of the memory stack, not for programs."""
+
+    def __init__(
+        self, stack: MemoryStack, family: int, type: int, proto: int, pcb: DatagramPcb
+    ) -> None:
+        super().__init__(stack, family, type, proto, events=pcb.mask)
+        self.pcb = pcb
+        pcb.vpoll = self.vpoll
+
+    def _next(self, flags: int) -> Datagram:
+        pcb = self.pcb
+        before = pcb.mask
+        try:
+            with pcb.lock:
+                before = pcb.mask
+                pcb.check_up()
+                if flags & socket.MSG_OOB:
+                    raise oserror(errno.EOPNOTSUPP)
+                try:
+                    return pcb.next(bool(flags & _PEEK))
+                except BlockingIOError:
+                    if pcb.shut & RCV and self.gettimeout() != 0.0:
+                        # Who would wait is told the end; who would not, EAGAIN.
+                        return b"", "", 0
+                    raise
+        finally:
+            if pcb.mask != before:
+                publish(pcb)
+
+    def do_recv(self, bufsize: int, flags: int) -> bytes:
+        return self._next(flags)[0][:bufsize]
+
+    def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
+        data, host, port = self._next(flags)
+        msg_flags = _TRUNC if len(data) > bufsize else 0
+        sender = external(self.family, host, port) if host else None
+        return data[:bufsize], msg_flags, sender
+
+    def do_recv_into(self, buffer: memoryview, flags: int) -> int:
+        data = self._next(flags)[0]
+        count = min(len(data), len(buffer))
+        buffer[:count] = data[:count]
+        return len(data) if flags & _TRUNC else count
+
+    def do_send(self, data: Data, flags: int, address: Address | None) -> int:
+        pcb = self.pcb
+        touched: list[Pcb] = []
+        if flags & socket.MSG_OOB:
+            raise oserror(errno.EOPNOTSUPP)
+        target = None if address is None else internal(self.family, address)
+        try:
+            with pcb.lock:
+                pcb.check_up()
+                pcb.send(data if type(data) is bytes else bytes(data), target, touched)
+        finally:
+            publish(*touched)
+        return len(data)
+
+    def do_bind(self, address: Address) -> None:
+        pcb = self.pcb
+        with pcb.lock:
+            pcb.check_up()
+            pcb.bind(*internal(self.family, address))
+
+    def do_connect(self, address: Address) -> None:
+        pcb = self.pcb
+        with pcb.lock:
+            pcb.check_up()
+            pcb.connect(*internal(self.family, address))
+
+    def do_shutdown(self, how: int) -> None:
+        pcb = self.pcb
+        try:
+            with pcb.lock:
+                pcb.check_up()
+                pcb.shutdown(_HOW[how])
+        finally:
+            publish(pcb)
+
+    def do_close(self) -> None:
+        pcb = self.pcb
+        with pcb.lock:
+            pcb.close()
+
+    def do_getsockname(self) -> Address:
+        pcb = self.pcb
+        return external(self.family, pcb.laddr, pcb.lport)
+
+    def do_getpeername(self) -> Address:
+        pcb = self.pcb
+        with pcb.lock:
+            if not pcb.raddr:
+                raise oserror(errno.ENOTCONN)
+            return external(self.family, pcb.raddr, pcb.rport)
+
+    def do_getsockopt(self, level: int, optname: int) -> int | bytes:
+        pcb = self.pcb
+        with pcb.lock:
+            before = pcb.mask
+            if level == _SOL and optname == socket.SO_ACCEPTCONN:
+                return 0
+            value = get_common(pcb, level, optname, stream=False)
+            changed = pcb.mask != before
+        if changed:
+            publish(pcb)
+        return value
+
+    def do_setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
+        pcb = self.pcb
+        with pcb.lock:
+            set_common(pcb, level, optname, value, stream=False)
+
+    def do_ioctl(self, request: int, argument: Any) -> Any:
+        pcb = self.pcb
+        with pcb.lock:
+            if request == _FIONREAD:
+                return len(pcb.queue[0][0]) if pcb.queue else 0
+            if request == _TIOCOUTQ:
+                return 0
+        return super().do_ioctl(request, argument)

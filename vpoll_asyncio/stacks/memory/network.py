@@ -1,0 +1,187 @@
+"""Networks and hosts: who has which address, and what can be reached from where."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from .addresses import ANY, ANY6, Interface, is_loopback, is_six, oserror
+from .ports import PortTable
+
+if TYPE_CHECKING:
+    from .pcb import Pcb
+    from .tcp import StreamPcb
+    from .udp import DatagramPcb
+
+__all__ = ["Host", "Network", "network"]
+
+_BROADCAST: Final = "255.255.255.255"
+
+
+class Network:
+    """Hosts that reach each other by any of their addresses."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lock = threading.RLock()
+        self.hosts: dict[str, Host] = {}
+        self.names: dict[str, Host] = {}
+
+    def join(self, host: Host) -> None:
+        """Add `host` with its addresses and its name.
+
+        Raises OSError (EADDRINUSE) for an address or a name that another host has.
+        """
+        with self.lock:
+            for interface in host.interfaces:
+                if str(interface.ip) in self.hosts:
+                    raise OSError(
+                        errno.EADDRINUSE,
+                        f"{interface.ip} is already an address of another stack on {self.name}",
+                    )
+            if host.hostname and host.hostname in self.names:
+                raise OSError(
+                    errno.EADDRINUSE,
+                    f"{host.hostname!r} is already the name of another stack on {self.name}",
+                )
+            for interface in host.interfaces:
+                self.hosts[str(interface.ip)] = host
+            if host.hostname:
+                self.names[host.hostname] = host
+
+    def leave(self, host: Host) -> None:
+        """Give back the addresses and the name of `host`."""
+        with self.lock:
+            for interface in host.interfaces:
+                if self.hosts.get(str(interface.ip)) is host:
+                    del self.hosts[str(interface.ip)]
+            if self.names.get(host.hostname) is host:
+                del self.names[host.hostname]
+
+
+_named: weakref.WeakValueDictionary[str, Network] = weakref.WeakValueDictionary()
+_named_lock = threading.Lock()
+
+
+def network(vnl: str | None) -> Network:
+    """Return the process's network of that name, or a new private one for None."""
+    if vnl is None:
+        return Network("a private network")
+    with _named_lock:
+        found = _named.get(vnl)
+        if found is None:
+            found = _named[vnl] = Network(vnl)
+        return found
+
+
+def _streams_may_share(pcb: StreamPcb, other: StreamPcb) -> bool:
+    # The rule of inet_bind_conflict().
+    if pcb.reuse and other.reuse and not other.listening:
+        return True
+    return pcb.reuseport and other.reuseport
+
+
+def _datagrams_may_share(pcb: DatagramPcb, other: DatagramPcb) -> bool:
+    # The rule of inet_rcv_saddr_equal() in udp_lib_lport_inuse().
+    return (pcb.reuse and other.reuse) or (pcb.reuseport and other.reuseport)
+
+
+class Host:
+    """One stack's place in a network: addresses, ports and endpoints.
+
+    interfaces -- its addresses with their prefixes, loopback aside
+    gateways -- routers of its default routes
+    hostname -- the name that others on the network find it by, or ""
+
+    Everything is called under the network's lock.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        interfaces: Sequence[Interface],
+        gateways: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address],
+        hostname: str = "",
+    ) -> None:
+        self.network = net
+        self.interfaces = tuple(interfaces)
+        self.hostname = hostname
+        self._gateways = tuple(gateways)
+        self._own = frozenset(str(interface.ip) for interface in interfaces)
+        self.streams: PortTable[StreamPcb] = PortTable(_streams_may_share)
+        self.datagrams: PortTable[DatagramPcb] = PortTable(_datagrams_may_share)
+        self.listeners: dict[int, list[StreamPcb]] = {}
+        self.connections: set[tuple[str, int, str, int]] = set()
+        self.open: set[Pcb] = set()
+        self.down = False
+
+    def owns(self, address: str) -> bool:
+        """Return whether `address` is this host's, loopback included."""
+        return address in self._own or is_loopback(address)
+
+    def route(self, address: str) -> tuple[str, Host | None]:
+        """Return the address and the host that `address` leads to.
+
+        The host is None where a route exists and nobody answers.  Raises OSError
+        (ENETUNREACH) where there is no route.
+        """
+        if address == ANY:
+            address = "127.0.0.1"
+        elif address == ANY6:
+            address = "::1"
+        if self.owns(address):
+            return address, self
+        family = 6 if is_six(address) else 4
+        if any(interface.version == family for interface in self.interfaces):
+            found = self.network.hosts.get(address)
+            if found is not None or self._has_route(address):
+                return address, found
+        raise oserror(errno.ENETUNREACH)
+
+    def _has_route(self, address: str) -> bool:
+        ip = ipaddress.ip_address(address)
+        return (
+            any(ip in interface.network for interface in self.interfaces)
+            or any(gateway.version == ip.version for gateway in self._gateways)
+            or self.is_broadcast(address)
+            or ip.is_multicast
+        )
+
+    def source(self, destination: str) -> str:
+        """Return the local address from which `destination`, which has a route, is reached."""
+        if is_loopback(destination):
+            return "::1" if is_six(destination) else "127.0.0.1"
+        if destination in self._own:
+            return destination
+        ip = ipaddress.ip_address(destination)
+        same = [interface for interface in self.interfaces if interface.version == ip.version]
+        for interface in same:
+            if ip in interface.network:
+                return str(interface.ip)
+        return str(same[0].ip)
+
+    def is_broadcast(self, address: str) -> bool:
+        """Return whether `address` is everybody's on one of this host's IPv4 networks."""
+        if is_six(address):
+            return False
+        if address == _BROADCAST:
+            return True
+        return any(
+            interface.version == 4
+            and interface.network.prefixlen < 31
+            and address == str(interface.network.broadcast_address)
+            for interface in self.interfaces
+        )
+
+    def everybody(self, address: str) -> Iterator[Host]:
+        """Return the hosts that a datagram to the broadcast `address` reaches, this one too."""
+        seen = {id(self)}
+        yield self
+        for host in list(self.network.hosts.values()):
+            if id(host) not in seen and host.is_broadcast(address):
+                seen.add(id(host))
+                yield host

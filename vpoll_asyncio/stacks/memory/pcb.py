@@ -1,0 +1,190 @@
+"""What stream and datagram endpoints have in common: a protocol control block.
+
+A block belongs to its socket and, when that is closed, to whoever still refers to
+it.  Blocks never refer to the socket object, so a socket that nobody uses any more
+is collected, as a kernel socket is.
+
+A network has one lock.  State changes under it, each leaving `Pcb.mask` at what the
+kernel's socket would show, and is told to the vpoll after it has been released, so
+that no waiter runs under the lock.  Sections under the lock hold together when a
+signal handler or a finalizer interrupts them in the same thread: they test, then
+change, and masks are computed from the state rather than from one another.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from ...events import HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from ...vpoll import VPoll
+from .addresses import ANY, ANY6, oserror
+
+if TYPE_CHECKING:
+    from .network import Host
+    from .ports import PortTable
+
+__all__ = ["BOTH", "DEAD", "RCV", "SND", "Pcb", "R", "W", "publish"]
+
+R: Final = IN | RDNORM
+W: Final = OUT | WRNORM
+DEAD: Final = R | W | HUP | RDHUP
+
+# The kernel's RCV_SHUTDOWN, SEND_SHUTDOWN and SHUTDOWN_MASK.
+RCV: Final = 1
+SND: Final = 2
+BOTH: Final = 3
+
+
+class Pcb:
+    """One endpoint.  Everything but `publish` is called under `lock`."""
+
+    __slots__ = (
+        "addr_locked",
+        "down",
+        "error",
+        "held",
+        "host",
+        "key",
+        "laddr",
+        "lock",
+        "lport",
+        "mask",
+        "options",
+        "port_locked",
+        "raddr",
+        "rcvbuf",
+        "reuse",
+        "reuseport",
+        "rport",
+        "shut",
+        "six",
+        "sndbuf",
+        "table",
+        "v6only",
+        "vpoll",
+    )
+
+    host: Host
+    lock: threading.RLock
+    six: bool
+    """Whether the socket is of AF_INET6."""
+    laddr: str
+    lport: int
+    """The local port as getsockname(2) tells it."""
+    raddr: str
+    rport: int
+    sndbuf: int
+    rcvbuf: int
+    key: tuple[str, int, str, int] | None
+    """What the host holds for a connection, so that no second one is like it."""
+    table: PortTable[Any] | None
+    """Where the local port `held` is to be given back; None while none is held."""
+    options: dict[tuple[int, int], int | bytes] | None
+
+    def __init__(self, host: Host, six: bool) -> None:
+        self.host = host
+        self.lock = host.network.lock
+        self.six = six
+        self.laddr = ANY6 if six else ANY
+        self.lport = 0
+        self.raddr = ""
+        self.rport = 0
+        self.key = None
+        self.table = None
+        self.held = 0
+        self.addr_locked = self.port_locked = False
+        self.v6only = self.reuse = self.reuseport = False
+        self.options = None
+        self.vpoll: VPoll | None = None
+        self.error = 0
+        self.shut = 0
+        self.mask = 0
+        self.down = False
+
+    def take_error(self) -> int:
+        """Return the pending error and forget it (sock_error)."""
+        number = self.error
+        if number:
+            self.error = 0
+            self.refresh()
+        return number
+
+    def refresh(self) -> None:
+        """Compute `mask` anew."""
+        raise NotImplementedError
+
+    def check_up(self) -> None:
+        """Raise OSError (ENETDOWN) when the stack has been closed."""
+        if self.down:
+            raise OSError(errno.ENETDOWN, "the memory stack of this socket is closed")
+
+    def abandon(self, touched: list[Pcb]) -> None:
+        """The stack is closed under the socket."""
+        raise NotImplementedError
+
+    def bind(self, address: str, port: int) -> None:
+        """Bind to the local `address` and `port`; port 0 chooses one (inet_bind)."""
+        host = self.host
+        if self.six and self.v6only and ":" not in address:
+            raise oserror(errno.EINVAL)
+        if address not in (ANY, ANY6) and not host.owns(address) and not self.may_bind(address):
+            raise oserror(errno.EADDRNOTAVAIL)
+        if self.table is not None or self.closed_to_bind():
+            raise oserror(errno.EINVAL)
+        before = self.laddr
+        self.laddr = address
+        try:
+            self.take_port(port)
+        except OSError:
+            self.laddr = before
+            raise
+        self.addr_locked = address not in (ANY, ANY6)
+        self.port_locked = port != 0
+
+    def may_bind(self, address: str) -> bool:
+        """Return whether an address that the host does not own may be bound all the same."""
+        return False
+
+    def closed_to_bind(self) -> bool:
+        """Return whether the state forbids bind(2)."""
+        return False
+
+    def ports(self) -> PortTable[Any]:
+        """Return the host's table of the protocol's ports."""
+        raise NotImplementedError
+
+    def take_port(self, port: int) -> None:
+        """Take `port` of the local address, or a free one for 0.  Raises OSError (EADDRINUSE)."""
+        table = self.ports()
+        self.lport = self.held = table.take(self, port)
+        self.table = table
+
+    def release_port(self) -> None:
+        """Give the local port back."""
+        table = self.table
+        if table is not None:
+            self.table = None
+            table.remove(self, self.held)
+
+
+def publish(*blocks: Pcb) -> None:
+    """Show each block's mask on its vpoll and wake the waiters.
+
+    Called without the lock.  Of several threads that publish, the last one to set
+    looks again and finds what it has set, so the mask ends right in any order.
+    """
+    for pcb in blocks:
+        vpoll = pcb.vpoll
+        if vpoll is None:
+            continue
+        mask = -1
+        try:
+            while pcb.mask != mask:
+                mask = pcb.mask
+                vpoll.set_events(mask)
+        except OSError as exc:
+            # The socket has been closed meanwhile: nobody waits any more.
+            if exc.errno != errno.EBADF:
+                raise

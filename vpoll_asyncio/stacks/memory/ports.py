@@ -1,0 +1,122 @@
+"""Local ports of one host and one protocol: who may bind what, as Linux decides it."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from .addresses import ANY, ANY6, is_six, oserror, overlap
+
+if TYPE_CHECKING:
+    from .pcb import Pcb
+
+__all__ = ["EPHEMERAL", "PortTable"]
+
+EPHEMERAL: Final = range(32768, 61000)
+"""net.ipv4.ip_local_port_range, as Linux has it by default."""
+
+_P = TypeVar("_P", bound="Pcb")
+
+
+class PortTable(Generic[_P]):
+    """Which blocks hold which port.  Called under the network's lock.
+
+    may_share -- whether two blocks with a common address may hold one port
+    """
+
+    __slots__ = ("_may_share", "_next", "_users")
+
+    def __init__(self, may_share: Callable[[_P, _P], bool]) -> None:
+        self._may_share = may_share
+        # Ordered, the most recent last.
+        self._users: dict[int, dict[_P, None]] = {}
+        self._next = random.randrange(len(EPHEMERAL))
+
+    def users(self, port: int) -> Iterable[_P]:
+        """Return the blocks that hold `port`, the most recent last."""
+        return self._users.get(port, ())
+
+    def conflict(self, pcb: _P, port: int) -> bool:
+        """Return whether somebody else's hold on `port` keeps `pcb` from it."""
+        users = self._users.get(port)
+        if not users:
+            return False
+        return any(
+            other is not pcb
+            and overlap(pcb.laddr, pcb.v6only, other.laddr, other.v6only)
+            and not self._may_share(pcb, other)
+            for other in users
+        )
+
+    def add(self, pcb: _P, port: int) -> None:
+        """Let `pcb` hold `port`, whatever others do."""
+        self._users.setdefault(port, {})[pcb] = None
+
+    def remove(self, pcb: _P, port: int) -> None:
+        """End the hold of `pcb` on `port`."""
+        users = self._users.get(port)
+        if users is not None:
+            users.pop(pcb, None)
+            if not users:
+                del self._users[port]
+
+    def take(self, pcb: _P, port: int) -> int:
+        """Let `pcb` hold `port`, or an unused one for 0; return it.
+
+        Raises OSError (EADDRINUSE) when it is taken, or none is left.
+        """
+        if port:
+            if self.conflict(pcb, port):
+                raise oserror(errno.EADDRINUSE)
+        else:
+            port = self.choose(lambda candidate: candidate not in self._users)
+            if not port:
+                port = self.choose(lambda candidate: not self._overlapped(pcb, candidate))
+            if not port:
+                raise oserror(errno.EADDRINUSE)
+        self.add(pcb, port)
+        return port
+
+    def _overlapped(self, pcb: _P, port: int) -> bool:
+        return any(
+            overlap(pcb.laddr, pcb.v6only, other.laddr, other.v6only)
+            for other in self._users.get(port, ())
+        )
+
+    def choose(self, free: Callable[[int], bool]) -> int:
+        """Return the next ephemeral port for which `free` is true, 0 when none is."""
+        count = len(EPHEMERAL)
+        start = self._next
+        for step in range(count):
+            port = EPHEMERAL[(start + step) % count]
+            if free(port):
+                self._next = (start + step + 1) % count
+                return port
+        return 0
+
+    def match(self, users: Iterable[_P], address: str) -> list[_P]:
+        """Return those of `users` that serve the local `address` best, the most recent last.
+
+        An exact address goes before a wildcard, an IPv4 wildcard before IPv6's
+        (compute_score).
+        """
+        best = 0
+        found: list[_P] = []
+        six = is_six(address)
+        for pcb in users:
+            if pcb.laddr == address:
+                score = 4
+            elif pcb.laddr == (ANY6 if six else ANY):
+                score = 2
+            elif pcb.laddr == ANY6 and not six and not pcb.v6only:
+                score = 1
+            else:
+                continue
+            if score > best:
+                best = score
+                found = [pcb]
+            elif score == best:
+                found.append(pcb)
+        return found

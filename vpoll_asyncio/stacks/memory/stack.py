@@ -1,0 +1,171 @@
+"""The `memory` stack: a network inside the process."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import warnings
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from ..base import Stack
+from .addresses import oserror, parse_interface
+from .datagram import DatagramSocket
+from .network import Host, network
+from .pcb import Pcb, publish
+from .stream import StreamSocket
+from .tcp import StreamPcb
+from .udp import DatagramPcb
+
+__all__ = ["MemoryStack"]
+
+_SCHEME: Final = "mem://"
+_TYPE_FLAGS: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_PROTOCOLS: Final = {
+    socket.SOCK_STREAM: (0, socket.IPPROTO_TCP),
+    socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP),
+}
+
+
+class MemoryStack(Stack):
+    """One host on a network in this process's memory: streams and datagrams, IPv4 and IPv6.
+
+    Parameters:
+    vnl -- ``"mem://NAME"``: all stacks of the process with that name share a network
+        and reach each other by any of their addresses; None for a network of its own
+    ip -- addresses with their prefix lengths, ``"10.0.0.1/24"``; one or several
+    gw -- the default routers, one or several.  Nothing is sent to them: with one, an
+        address that nobody has is unreachable as a host, without one as a network
+    hostname -- a name by which stacks of the same network find this one
+
+    Every host has 127.0.0.0/8 and ::1 of its own, whatever `ip` says, and may bind
+    every port.  Sockets behave as Linux's do, errors, event masks and buffers
+    included; docs/memory.md lists what is different.  Nothing needs driving: data
+    are with the receiver when `send` returns, so `attach` does nothing and any
+    number of loops and threads may use one stack.
+
+    Raises ValueError for a malformed argument, and OSError (EADDRINUSE) when another
+    stack of the network has the address or the name.
+    """
+
+    name: ClassVar[str] = "memory"
+
+    def __init__(
+        self,
+        *,
+        vnl: str | None = None,
+        ip: str | Sequence[str] = (),
+        gw: str | Sequence[str] | None = None,
+        hostname: str = "",
+    ) -> None:
+        self._closed = True
+        if vnl is not None and (not vnl.startswith(_SCHEME) or vnl == _SCHEME):
+            raise ValueError(f"vnl {vnl!r} names no memory network: expected 'mem://NAME'")
+        interfaces = [parse_interface(text) for text in _several(ip)]
+        gateways = [_gateway(text) for text in _several(gw or ())]
+        if len({interface.ip for interface in interfaces}) < len(interfaces):
+            raise ValueError(f"ip {ip!r} has an address twice")
+        self._vnl = vnl
+        self._host = Host(network(vnl), interfaces, gateways, hostname)
+        self._host.network.join(self._host)
+        self._closed = False
+
+    def supported_domain(self, family: int) -> bool:
+        """Return whether `family` is AF_INET or AF_INET6."""
+        return family in (socket.AF_INET, socket.AF_INET6)
+
+    def socket(
+        self,
+        family: int = socket.AF_INET,
+        type: int = socket.SOCK_STREAM,
+        proto: int = 0,
+    ) -> socket.socket:
+        """Return a new socket: SOCK_STREAM or SOCK_DGRAM, AF_INET or AF_INET6."""
+        self.refuse_closed()
+        if not self.supported_domain(family):
+            raise oserror(errno.EAFNOSUPPORT)
+        kind = type & ~_TYPE_FLAGS
+        if kind not in _PROTOCOLS:
+            raise oserror(errno.ESOCKTNOSUPPORT)
+        if proto not in _PROTOCOLS[socket.SocketKind(kind)]:
+            raise oserror(errno.EPROTONOSUPPORT)
+        host = self._host
+        six = family == socket.AF_INET6
+        with host.network.lock:
+            if host.down:
+                raise oserror(errno.ENETDOWN)
+            if kind == socket.SOCK_STREAM:
+                stream = StreamPcb(host, six)
+                host.open.add(stream)
+                return StreamSocket(self, family, type, proto, stream)
+            datagram = DatagramPcb(host, six)
+            host.open.add(datagram)
+            return DatagramSocket(self, family, type, proto, datagram)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The stack's own addresses with their prefix lengths, without loopback."""
+        return [str(interface) for interface in self._host.interfaces]
+
+    def resolve(self, host: str, family: int) -> list[str]:
+        """Return the addresses of the stack of this network whose `hostname` is `host`."""
+        net = self._host.network
+        with net.lock:
+            found = net.names.get(host.rstrip("."))
+            if found is not None:
+                versions = {socket.AF_INET: (4,), socket.AF_INET6: (6,)}.get(
+                    socket.AddressFamily(family), (4, 6)
+                )
+                addresses = [
+                    str(interface.ip)
+                    for interface in found.interfaces
+                    if interface.version in versions
+                ]
+                if addresses:
+                    return addresses
+        return super().resolve(host, family)
+
+    def close(self) -> None:
+        """Leave the network.  Closing twice is allowed.
+
+        Connections of sockets that are still open are reset; the sockets become dead,
+        with ENETDOWN pending, and refuse every call with it.
+        """
+        host = self._host
+        touched: list[Pcb] = []
+        with host.network.lock:
+            if self._closed:
+                return
+            self._closed = True
+            host.down = True
+            host.network.leave(host)
+            for pcb in list(host.open):
+                pcb.abandon(touched)
+        publish(*touched)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        addresses = ", ".join(self.addresses) or "loopback only"
+        return f"<MemoryStack{state} {self._vnl or 'private'}: {addresses}>"
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+
+def _several(value: str | Sequence[str]) -> Sequence[str]:
+    return (value,) if isinstance(value, str) else value
+
+
+def _gateway(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"gw {text!r} is no IP address") from None

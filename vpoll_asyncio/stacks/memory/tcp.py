@@ -1,0 +1,687 @@
+"""Stream endpoints: TCP's states without its packets.
+
+Two connected endpoints refer to each other, and sending puts the data into the
+receiver's queue.  Of what waits there, the first `rcvbuf` bytes have arrived; what
+is beyond them is the sender's, counts against its `sndbuf`, and is lost if the
+sender resets the connection.  A FIN follows the data in the same order.
+
+States are the kernel's with what takes no time left out: FIN_WAIT is both of them,
+LAST_ACK is CLOSING too, and TIME_WAIT is CLOSE.  Comments name the kernel's function
+where a rule comes from.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from ...events import ERR, HUP, PRI, RDHUP
+from .addresses import ANY, ANY6, is_loopback, is_six, oserror
+from .pcb import BOTH, RCV, SND, Pcb, R, W
+
+if TYPE_CHECKING:
+    from .network import Host
+    from .ports import PortTable
+
+__all__ = [
+    "CLOSE",
+    "CLOSE_WAIT",
+    "ESTABLISHED",
+    "FIN_CAME",
+    "FIN_WAIT",
+    "LISTEN",
+    "SYN_SENT",
+    "URG_READ",
+    "URG_VALID",
+    "StreamPcb",
+]
+
+CLOSE: Final = 0
+LISTEN: Final = 1
+SYN_SENT: Final = 2
+ESTABLISHED: Final = 3
+CLOSE_WAIT: Final = 4
+FIN_WAIT: Final = 5
+LAST_ACK: Final = 6
+
+# enum socket_state: what connect(2) makes of a further call.
+UNCONNECTED: Final = 0
+CONNECTING: Final = 1
+CONNECTED: Final = 2
+DISCONNECTING: Final = 3
+
+# TCP_URG_VALID and TCP_URG_READ.
+URG_VALID: Final = 1
+URG_READ: Final = 2
+
+NO_FIN: Final = 0
+FIN_WAITS: Final = 1
+FIN_CAME: Final = 2
+
+# Below this many waiting chunks each is kept as it came; above, small ones are joined,
+# or a sender of single bytes would cost fifty times its buffer.
+_CHUNKS: Final = 64
+_SMALL: Final = 1024
+
+# Linux shows twice what is asked for, and these without being asked.
+DEFAULT_SNDBUF: Final = 131072
+DEFAULT_RCVBUF: Final = 131072
+
+Touched = list[Pcb]
+"""Blocks whose masks have changed, for `publish` once the lock is released."""
+
+
+class StreamPcb(Pcb):
+    """One end of a stream, or a listener.  Called under the network's lock.
+
+    Methods that take `touched` append the blocks whose vpolls are to be set.
+    """
+
+    __slots__ = (
+        "backlog",
+        "chunks",
+        "fin",
+        "linger",
+        "lowat",
+        "offset",
+        "oobinline",
+        "orphan",
+        "peer",
+        "phase",
+        "queue",
+        "server",
+        "state",
+        "syns",
+        "urg",
+        "urg_at",
+        "urg_byte",
+        "used",
+    )
+
+    peer: StreamPcb | None
+    queue: deque[StreamPcb] | None
+    """A listener's established connections, until somebody accepts them."""
+    syns: deque[StreamPcb] | None
+    """Who tries to connect to a listener whose queue is full."""
+    server: StreamPcb | None
+    """The listener in whose `queue` or `syns` this block is."""
+
+    def __init__(self, host: Host, six: bool) -> None:
+        super().__init__(host, six)
+        self.state = CLOSE
+        self.phase = UNCONNECTED
+        self.peer = self.server = None
+        self.queue = self.syns = None
+        self.backlog = 0
+        self.orphan = False
+        self.chunks: deque[bytes | bytearray] = _NOTHING
+        self.offset = 0
+        self.used = 0
+        self.fin = NO_FIN
+        self.urg = 0
+        self.urg_at = 0
+        self.urg_byte = b""
+        self.oobinline = False
+        self.lowat = 1
+        self.linger: tuple[int, int] = (0, 0)
+        self.sndbuf = DEFAULT_SNDBUF
+        self.rcvbuf = DEFAULT_RCVBUF
+        self.mask = W | HUP
+
+    @property
+    def listening(self) -> bool:
+        """Whether connections are accepted."""
+        return self.state == LISTEN
+
+    # The mask: tcp_poll().
+
+    def refresh(self) -> None:
+        """Compute `mask` anew."""
+        self.mask = self.poll()
+
+    def poll(self) -> int:
+        """Return the mask that the kernel's socket would show."""
+        state = self.state
+        if state == LISTEN:
+            return R if self.queue else 0
+        shut = self.shut
+        mask = 0
+        if shut == BOTH or state == CLOSE:
+            mask = HUP
+        if shut & RCV:
+            mask |= R | RDHUP
+        if state != SYN_SENT:
+            used = self.used
+            urg = self.urg
+            if used:
+                target = self.lowat
+                if urg and not self.urg_at and not self.oobinline:
+                    target += 1
+                if used >= target or used >= self.rcvbuf:
+                    mask |= R
+            if shut & SND or self.writable():
+                mask |= W
+            if urg == URG_VALID and self.urg_at < self.rcvbuf:
+                mask |= PRI
+        if self.error:
+            mask |= ERR
+        return mask
+
+    def writable(self) -> bool:
+        """Return whether a third of the send buffer is free (sk_stream_is_writeable)."""
+        peer = self.peer
+        return peer is None or 3 * (peer.used - peer.rcvbuf) <= 2 * self.sndbuf
+
+    # Ports.
+
+    def ports(self) -> PortTable[StreamPcb]:
+        """Return the host's table of stream ports."""
+        return self.host.streams
+
+    def closed_to_bind(self) -> bool:
+        """Return whether the socket listens, connects or is connected."""
+        return self.state != CLOSE
+
+    def _drop_key(self) -> None:
+        if self.key is not None:
+            self.host.connections.discard(self.key)
+            self.key = None
+
+    # Opening.
+
+    def listen(self, backlog: int) -> None:
+        """Begin to accept connections, or change the backlog (inet_listen)."""
+        if self.phase != UNCONNECTED or self.state not in (CLOSE, LISTEN):
+            raise oserror(errno.EINVAL)
+        self.backlog = backlog
+        if self.state == LISTEN:
+            return
+        if self.table is None:
+            self.take_port(0)
+        elif self.host.streams.conflict(self, self.lport):
+            raise oserror(errno.EADDRINUSE)
+        self.state = LISTEN
+        self.queue = deque()
+        self.syns = deque()
+        self.host.listeners.setdefault(self.lport, []).append(self)
+        self.refresh()
+
+    def connect(self, address: str, port: int, touched: Touched) -> None:
+        """Begin to connect; always raises unless an earlier attempt has succeeded."""
+        if self.phase == CONNECTED:
+            raise oserror(errno.EISCONN)
+        if self.phase == CONNECTING:
+            if self.state == SYN_SENT:
+                raise oserror(errno.EALREADY)
+            self.finish_connect(touched)
+            return
+        if self.phase == DISCONNECTING:
+            raise oserror(errno.EINVAL)
+        if self.state != CLOSE:
+            raise oserror(errno.EISCONN)
+        if self.six and self.v6only and not is_six(address):
+            raise oserror(errno.ENETUNREACH)
+        address, target = self.host.route(address)
+        if self.host.is_broadcast(address):
+            raise oserror(errno.ENETUNREACH)
+        self._choose_local(address, port)
+        self.raddr = address
+        self.rport = port
+        self.state = SYN_SENT
+        self.phase = CONNECTING
+        if target is None:
+            self._fail(errno.EHOSTUNREACH, touched)
+        else:
+            self._knock(target, touched)
+        self.refresh()
+        touched.append(self)
+        raise oserror(errno.EINPROGRESS)
+
+    def finish_connect(self, touched: Touched) -> None:
+        """Take the result of an attempt that has ended (inet_stream_connect)."""
+        if self.phase != CONNECTING or self.state == SYN_SENT:
+            return
+        if self.state != CLOSE:
+            self.phase = CONNECTED
+            return
+        number = self.take_error() or errno.ECONNABORTED
+        self.phase = UNCONNECTED
+        self.disconnect(touched)
+        raise oserror(number)
+
+    def _choose_local(self, address: str, port: int) -> None:
+        laddr = self.laddr
+        if laddr in (ANY, ANY6):
+            laddr = self.host.source(address)
+        elif is_six(laddr) != is_six(address) or (
+            is_loopback(laddr) and not self.host.owns(address)
+        ):
+            raise oserror(errno.EINVAL)
+        connections = self.host.connections
+        if self.table is not None:
+            key = (laddr, self.lport, address, port)
+            if key in connections:
+                raise oserror(errno.EADDRNOTAVAIL)
+        else:
+            table = self.host.streams
+            lport = table.choose(lambda candidate: not table.users(candidate))
+            if not lport:
+                lport = table.choose(
+                    lambda candidate: (
+                        (laddr, candidate, address, port) not in connections
+                        and all(user.key is not None for user in table.users(candidate))
+                    )
+                )
+            if not lport:
+                raise oserror(errno.EADDRNOTAVAIL)
+            table.add(self, lport)
+            self.table = table
+            self.lport = self.held = lport
+            key = (laddr, lport, address, port)
+        self.laddr = laddr
+        self.key = key
+        connections.add(key)
+
+    def _knock(self, target: Host, touched: Touched) -> None:
+        """Send the SYN: to a listener, to oneself, or to a closed port."""
+        listener = _find_listener(target, self)
+        if listener is not None:
+            if listener.full():
+                listener.syns.append(self)  # type: ignore[union-attr]
+                self.server = listener
+            else:
+                self._establish(listener, touched)
+        elif target is self.host and (self.laddr, self.lport) == (self.raddr, self.rport):
+            # Simultaneous open with oneself.
+            self.peer = self
+            self.state = ESTABLISHED
+        else:
+            self.receive_reset(touched)
+
+    def full(self) -> bool:
+        """Return whether a listener has no room for another connection (sk_acceptq_is_full)."""
+        assert self.queue is not None
+        return len(self.queue) > self.backlog
+
+    def _establish(self, listener: StreamPcb, touched: Touched) -> None:
+        assert listener.queue is not None
+        child = StreamPcb(listener.host, listener.six)
+        child.laddr = self.raddr
+        child.lport = port = self.rport
+        child.raddr = self.laddr
+        child.rport = self.lport
+        child.key = (child.laddr, child.lport, child.raddr, child.rport)
+        child.v6only = listener.v6only
+        child.reuse = listener.reuse
+        child.reuseport = listener.reuseport
+        child.oobinline = listener.oobinline
+        child.linger = listener.linger
+        child.lowat = listener.lowat
+        child.sndbuf = listener.sndbuf
+        child.rcvbuf = listener.rcvbuf
+        child.addr_locked = listener.addr_locked
+        if listener.options:
+            child.options = dict(listener.options)
+        child.table = listener.host.streams
+        child.held = port
+        child.table.add(child, port)
+        listener.host.connections.add(child.key)
+        listener.host.open.add(child)
+        child.state = self.state = ESTABLISHED
+        child.phase = CONNECTED
+        child.peer = self
+        self.peer = child
+        self.server = None
+        child.mask = W
+        child.server = listener
+        listener.queue.append(child)
+        self.refresh()
+        listener.refresh()
+        touched += (listener, self)
+
+    def accept(self, touched: Touched) -> StreamPcb:
+        """Return the next connection (inet_csk_accept).  Raises EINVAL, EAGAIN."""
+        if self.state != LISTEN:
+            raise oserror(errno.EINVAL)
+        assert self.queue is not None
+        assert self.syns is not None
+        if not self.queue:
+            raise oserror(errno.EAGAIN)
+        child = self.queue.popleft()
+        child.server = None
+        while self.syns and not self.full():
+            self.syns.popleft()._establish(self, touched)
+        self.refresh()
+        touched.append(self)
+        return child
+
+    def _stop_listening(self, touched: Touched) -> None:
+        """inet_csk_listen_stop(): who waits to be accepted is reset, who knocks refused."""
+        queue, syns = self.queue, self.syns
+        self.queue = self.syns = None
+        self.state = CLOSE
+        listeners = self.host.listeners
+        others = [pcb for pcb in listeners.get(self.lport, ()) if pcb is not self]
+        if others:
+            listeners[self.lport] = others
+        else:
+            listeners.pop(self.lport, None)
+        for child in queue or ():
+            child.server = None
+            child.disconnect(touched)
+            child.destroy()
+        for knocking in syns or ():
+            knocking.server = None
+            knocking.receive_reset(touched)
+
+    # Ending.
+
+    def shutdown(self, how: int, touched: Touched) -> None:
+        """Shut down the directions in `how`, RCV and SND (inet_shutdown)."""
+        if self.phase == CONNECTING:
+            ended = self.state in (SYN_SENT, CLOSE)
+            self.phase = DISCONNECTING if ended else CONNECTED
+        state = self.state
+        touched.append(self)
+        if state == LISTEN:
+            if how & RCV:
+                self.disconnect(touched)
+                self.phase = UNCONNECTED
+            return
+        if state == SYN_SENT:
+            self.disconnect(touched)
+            self.phase = UNCONNECTED
+            return
+        self.shut |= how
+        if how & SND:
+            self.send_fin(touched)
+        self.refresh()
+        if state == CLOSE:
+            raise oserror(errno.ENOTCONN)
+
+    def send_fin(self, touched: Touched) -> None:
+        """Send a FIN after the data, if the state has one to send (tcp_close_state)."""
+        peer = self.peer
+        if peer is None or self.state not in (ESTABLISHED, CLOSE_WAIT):
+            return
+        self.state = FIN_WAIT if self.state == ESTABLISHED else LAST_ACK
+        peer.fin = FIN_WAITS
+        if peer.used <= peer.rcvbuf:
+            peer.receive_fin(touched)
+
+    def receive_fin(self, touched: Touched) -> None:
+        """Take the peer's FIN, which nothing precedes any more (tcp_fin)."""
+        sender = self.peer
+        self.fin = FIN_CAME
+        self.shut |= RCV
+        if self.state == ESTABLISHED:
+            self.state = CLOSE_WAIT
+        elif self.state == FIN_WAIT:
+            assert sender is not None
+            if sender.fin == FIN_CAME:
+                self._done()
+            else:
+                self.state = LAST_ACK
+        self.refresh()
+        touched.append(self)
+        if sender is not None and sender.state == LAST_ACK:
+            sender._done()
+            sender.refresh()
+            touched.append(sender)
+
+    def receive_reset(self, touched: Touched) -> None:
+        """Take a RST (tcp_reset)."""
+        if self.state == CLOSE:
+            return
+        if self.state == SYN_SENT:
+            number = errno.ECONNREFUSED
+        elif self.state == CLOSE_WAIT:
+            number = errno.EPIPE
+        else:
+            number = errno.ECONNRESET
+        self._fail(number, touched)
+
+    def _fail(self, number: int, touched: Touched) -> None:
+        """tcp_done_with_error()"""
+        self.error = number
+        self._purge_sent()
+        self._done()
+        self.refresh()
+        touched.append(self)
+
+    def send_reset(self, touched: Touched) -> None:
+        """Reset the connection from this end; the state becomes CLOSE."""
+        peer = self.peer
+        self._purge_sent()
+        self._leave()
+        if peer is not None and peer is not self:
+            peer.receive_reset(touched)
+
+    def _purge_sent(self) -> None:
+        """Drop what the peer has not received yet (tcp_write_queue_purge)."""
+        peer = self.peer
+        if peer is None:
+            return
+        if peer.fin == FIN_WAITS:
+            peer.fin = NO_FIN
+        excess = peer.used - peer.rcvbuf
+        if excess > 0:
+            kept = peer.peek(peer.rcvbuf)
+            peer.chunks = deque((kept,)) if kept else _NOTHING
+            peer.offset = 0
+            peer.used = len(kept)
+            if peer.urg and peer.urg_at >= peer.used:
+                peer.urg = 0
+
+    def _done(self) -> None:
+        """tcp_done(): both directions are over."""
+        self._leave()
+        self.shut = BOTH
+
+    def _leave(self) -> None:
+        """tcp_set_state(TCP_CLOSE): the connection is out of the tables."""
+        self.state = CLOSE
+        self.peer = None
+        self._drop_key()
+        if self.server is not None and self.server.syns and self in self.server.syns:
+            self.server.syns.remove(self)
+            self.server = None
+        if not self.port_locked:
+            self.release_port()
+        if self.orphan:
+            self.release_port()
+
+    def disconnect(self, touched: Touched) -> None:
+        """Abort whatever there is; the block may connect again (tcp_disconnect)."""
+        state = self.state
+        peer = self.peer
+        if state == LISTEN:
+            self._stop_listening(touched)
+            if not self.port_locked:
+                self.release_port()
+        elif state in (ESTABLISHED, CLOSE_WAIT, FIN_WAIT) or (
+            state == LAST_ACK and peer is not None and peer.fin == FIN_WAITS
+        ):
+            self.send_reset(touched)
+            self.error = errno.ECONNRESET
+        elif state == SYN_SENT:
+            self._leave()
+            self.error = errno.ECONNRESET
+        else:
+            self._leave()
+        self.raddr = ""
+        self.rport = 0
+        if not self.addr_locked:
+            self.laddr = ANY6 if self.six else ANY
+        if self.table is None:
+            self.lport = 0
+        self.shut = 0
+        self.fin = NO_FIN
+        self.urg = 0
+        self._drop_data()
+        self.refresh()
+        touched.append(self)
+
+    def _drop_data(self) -> None:
+        self.chunks = _NOTHING
+        self.offset = 0
+        self.used = 0
+
+    def close(self, touched: Touched) -> None:
+        """The socket is gone (__tcp_close)."""
+        state = self.state
+        unread = self.used
+        self.shut = BOTH
+        self.vpoll = None
+        if state == LISTEN:
+            self._stop_listening(touched)
+        elif state not in (CLOSE, SYN_SENT):
+            if unread:
+                self.send_reset(touched)
+            elif self.linger[0] and not self.linger[1]:
+                self.disconnect(touched)
+            else:
+                self.send_fin(touched)
+        self.destroy()
+
+    def destroy(self) -> None:
+        """Give back everything but what the peer still needs."""
+        self.orphan = True
+        self._drop_data()
+        if self.state == SYN_SENT:
+            self._leave()
+        self._drop_key()
+        self.release_port()
+        self.host.open.discard(self)
+
+    def abandon(self, touched: Touched) -> None:
+        """The stack is closed under the socket."""
+        server = self.server
+        if self.state == LISTEN:
+            self._stop_listening(touched)
+        elif self.state not in (CLOSE, SYN_SENT):
+            self.send_reset(touched)
+        self._leave()
+        self._drop_data()
+        self.urg = 0
+        self.release_port()
+        self.down = True
+        self.error = errno.ENETDOWN
+        self.shut = BOTH
+        self.phase = DISCONNECTING
+        self.refresh()
+        touched.append(self)
+        if server is not None:
+            server.refresh()
+
+    # Data.
+
+    def append(self, data: bytes) -> None:
+        """Put `data`, which is not empty, at the end of the queue."""
+        chunks = self.chunks
+        if chunks is _NOTHING:
+            self.chunks = deque((data,))
+        elif len(chunks) < _CHUNKS or len(data) >= _SMALL:
+            chunks.append(data)
+        else:
+            tail = chunks[-1]
+            if type(tail) is bytearray and len(tail) < 16 * _SMALL:
+                tail += data
+            else:
+                chunks.append(bytearray(data))
+        self.used += len(data)
+
+    def append_urgent(self, byte: bytes) -> None:
+        """The last byte of the queue, `byte`, is urgent (tcp_check_urg).
+
+        An urgent byte before it that has not been passed becomes ordinary data,
+        unless it is next: then it is gone.
+        """
+        if self.urg and not self.urg_at and not self.oobinline and self.used > 1:
+            self.take(1)
+        self.urg = URG_VALID
+        self.urg_at = self.used - 1
+        self.urg_byte = byte
+
+    def take(self, count: int) -> bytes:
+        """Return the first `count` bytes of the queue, fewer when there are fewer."""
+        chunks = self.chunks
+        if not chunks:
+            return b""
+        offset = self.offset
+        head = chunks[0]
+        size = len(head) - offset
+        if size > count:
+            data = bytes(head[offset : offset + count])
+            self.offset = offset + count
+        else:
+            data = bytes(head[offset:] if offset else head)
+            self.offset = 0
+            chunks.popleft()
+            if size < count and chunks:
+                data = self._join(data, count)
+        self.used -= len(data)
+        return data
+
+    def _join(self, first: bytes, count: int) -> bytes:
+        chunks = self.chunks
+        parts: list[bytes | bytearray] = [first]
+        count -= len(first)
+        while chunks and count:
+            head = chunks[0]
+            if len(head) > count:
+                parts.append(head[:count])
+                self.offset = count
+                break
+            parts.append(chunks.popleft())
+            count -= len(head)
+        return b"".join(parts)
+
+    def peek(self, count: int, start: int = 0) -> bytes:
+        """Return up to `count` bytes from `start` of the queue, which stays as it is."""
+        parts = []
+        skip = start + self.offset
+        for chunk in self.chunks:
+            if count <= 0:
+                break
+            if skip >= len(chunk):
+                skip -= len(chunk)
+                continue
+            part = chunk[skip : skip + count]
+            parts.append(part)
+            count -= len(part)
+            skip = 0
+        return b"".join(parts)
+
+    def consumed(self, before: int, touched: Touched) -> None:
+        """The queue or its limit has changed since `before` bytes waited.
+
+        The sender may have room, a FIN may come.
+        """
+        sender = self.peer
+        if before <= self.rcvbuf:
+            return
+        if self.fin == FIN_WAITS and self.used <= self.rcvbuf:
+            self.receive_fin(touched)
+        if sender is not None and not sender.orphan:
+            mask = sender.poll()
+            if mask != sender.mask:
+                sender.mask = mask
+                touched.append(sender)
+
+
+_NOTHING: Final[deque[bytes | bytearray]] = deque(maxlen=0)
+
+
+def _find_listener(target: Host, knocking: StreamPcb) -> StreamPcb | None:
+    """Return the listener of `target` that a SYN goes to (__inet_lookup_listener)."""
+    users = target.listeners.get(knocking.rport)
+    if not users:
+        return None
+    found = target.streams.match(users, knocking.raddr)
+    if not found:
+        return None
+    if len(found) > 1 and all(pcb.reuseport for pcb in found):
+        return found[hash((knocking.laddr, knocking.lport)) % len(found)]
+    return found[-1]
