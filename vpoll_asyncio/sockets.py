@@ -214,6 +214,8 @@ class UserSocket(SocketHooks, socket.socket):
         """Return up to `bufsize` bytes, as recv(2)."""
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
+        if not bufsize:
+            return b""
         wanted = flags & ~(socket.MSG_DONTWAIT | socket.MSG_WAITALL)
         data = self._retry(_READ, lambda: self.do_recv(bufsize, wanted), flags)
         if flags & socket.MSG_WAITALL and self._type == socket.SOCK_STREAM:
@@ -240,6 +242,8 @@ class UserSocket(SocketHooks, socket.socket):
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read into `buffer`, at most `nbytes` bytes (0: all of it); return the count."""
         view = self._writable(buffer, nbytes, "recv_into")
+        if not view:
+            return 0
         if flags & socket.MSG_WAITALL:
             data = self.recv(len(view), flags)
             view[: len(data)] = data
@@ -424,7 +428,7 @@ class UserSocket(SocketHooks, socket.socket):
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while not self.vpoll.peek() & (OUT | ERR | HUP):
             self._wait_until(OUT, deadline)
-        if number := self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if number := self.do_finish_connect():
             raise OSError(number, os.strerror(number))
 
     def connect_ex(self, address: Any) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -77,6 +79,15 @@ class SocketHooks:
         tell; OSError (EISCONN, EALREADY, ECONNREFUSED …).
         """
         self._unsupported("connect")
+
+    def do_finish_connect(self) -> int:
+        """Return the errno with which the attempt begun by `do_connect` ended, 0 for success.
+
+        Called in blocking mode once OUT, ERR or HUP is pending; what SO_ERROR says
+        unless overridden.
+        """
+        number = self.do_getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return number if isinstance(number, int) else int.from_bytes(number[:4], sys.byteorder)
 
     def do_listen(self, backlog: int) -> None:
         """Accept connections from now on.  Raises OSError."""
