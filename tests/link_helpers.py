@@ -138,6 +138,19 @@ def udp(source: str, source_port: int, to: str, port: int, payload: bytes) -> by
     return ipv4(source, to, 17, head + payload)
 
 
+def close_in_a_child(link: Link) -> None:
+    """Fork, and let the child close its copy of `link`."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            link.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def run_in_namespace(body: Callable[[], None]) -> None:
     """Run a module's function in a process of its own, in a network namespace of its own.
 

@@ -211,9 +211,9 @@ def test_the_native_port_is_the_descriptor(pair: Pair) -> None:
 def test_one_that_is_collected_open_warns_and_closes() -> None:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with other:
-        link = [FdLink(one.detach())]
-        link.append(link)  # type: ignore[arg-type]
-        del link
+        held: list[object] = [FdLink(one.detach())]
+        held.append(held)
+        del held
         with pytest.warns(ResourceWarning, match="unclosed <FdLink"):
             gc.collect()
         assert other.recv(10) == b""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from link_helpers import (
     PATIENCE,
     arp,
+    close_in_a_child,
     echo_request,
     ethernet,
     ipv4,
@@ -313,14 +314,6 @@ def test_the_native_port_reads_and_writes_frames(link: VdeLink) -> None:
 @needs_slirp
 def test_a_child_that_closes_its_copy_leaves_the_parents_link_alone(link: VdeLink) -> None:
     introduce(link)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            link.close()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    close_in_a_child(link)
     assert introduce(link)
     assert link.send_batch(numbered(1)) == 1

@@ -22,6 +22,7 @@ from link_helpers import (
     MAC,
     PATIENCE,
     PEER_MAC,
+    close_in_a_child,
     ip,
     is_ready,
     numbered,
@@ -347,22 +348,14 @@ def test_the_native_port_is_vdeplugs_own_functions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["ptp", "switch"])
 def test_a_child_that_closes_its_copy_leaves_the_name_in_place(scheme: str, tmp_path: Path) -> None:
     with open_link(f"{scheme}://{tmp_path}/x") as link:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                link.close()
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        close_in_a_child(link)
         assert (tmp_path / "x").exists()
     assert not (tmp_path / "x").exists()
 
 
 def test_one_that_is_collected_open_warns_and_closes(tmp_path: Path) -> None:
-    held = [open_link(f"ptp://{tmp_path}/p")]
-    held.append(held)  # type: ignore[arg-type]
+    held: list[object] = [open_link(f"ptp://{tmp_path}/p")]
+    held.append(held)
     del held
     with pytest.warns(ResourceWarning, match=r"unclosed <VdeLink ptp://"):
         gc.collect()
