@@ -24,11 +24,11 @@ struct vp_config {
 
 /* The state after the latest call; read without the lock, so only as a hint. */
 struct vp_status {
+    uint64_t due_ms;            /* CLOCK_MONOTONIC at which timers must run; all ones: never */
     uint32_t dirty;             /* sockets whose mask waits to be collected */
-    int32_t delay_ms;           /* until the timers must run; -1: never */
     uint32_t queued;            /* frames that the link did not take yet */
     uint32_t more;              /* work is left over: call vp_turn again at once */
-    int32_t link_errno;         /* the link is broken */
+    int32_t link_errno;         /* the link failed: ask it whether for good, and write 0 */
 };
 
 struct vp_counters {
@@ -51,7 +51,10 @@ int vp_open(const struct vp_config *config);
 int vp_add_address(const struct vp_addr *addr, int prefix);
 int vp_set_gateway(const struct vp_addr *addr);
 int vp_link_local(struct vp_addr *out);
+int vp_quit(void);
 int vp_close(void);
+void vp_before_fork(void);
+void vp_after_fork(int in_child);
 struct vp_status *vp_status(void);
 void vp_counters(struct vp_counters *out);
 
@@ -64,7 +67,7 @@ int64_t vp_socket(int family, int stream);
 int vp_sock_close(uint64_t handle);
 int vp_bind(uint64_t handle, const struct vp_addr *addr);
 int vp_listen(uint64_t handle, int backlog);
-int64_t vp_accept(uint64_t handle, struct vp_addr *peer);
+int64_t vp_accept(uint64_t handle, struct vp_addr *peer, uint32_t *mask);
 int vp_connect(uint64_t handle, const struct vp_addr *addr);
 int vp_shutdown(uint64_t handle, int how);
 int64_t vp_recv(uint64_t handle, char *out, size_t size, int flags, struct vp_addr *from);

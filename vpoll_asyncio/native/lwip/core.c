@@ -156,7 +156,7 @@ static void run_ticks(void)
     }
 }
 
-static int32_t until_tick(void)
+static uint64_t next_tick(void)
 {
     uint64_t now = core_now_ms(), first = UINT64_MAX;
     for (size_t i = 0; i < LWIP_ARRAYSIZE(ticks); i++) {
@@ -168,9 +168,7 @@ static int32_t until_tick(void)
         if (needed && t->due < first)
             first = t->due;
     }
-    if (first == UINT64_MAX)
-        return -1;
-    return first > now ? (int32_t)(first - now) : 0;
+    return first;
 }
 
 void core_enter(void)
@@ -183,11 +181,11 @@ void core_leave(void)
     if (opened) {
         loop_drain();
         link_flush();
-        status.delay_ms = until_tick();
+        status.due_ms = next_tick();
         status.queued = link_queued();
         status.more = loop_pending != 0;
     } else {
-        status.delay_ms = -1;
+        status.due_ms = UINT64_MAX;
         status.queued = 0;
         status.more = 0;
     }
@@ -258,30 +256,61 @@ out:
     return result;
 }
 
+/* The first half of closing: every socket dies, and its peer is told. */
+int vp_quit(void)
+{
+    core_enter();
+    if (opened)
+        sock_abort_all();
+    core_leave();
+    return 0;
+}
+
+static void close_stack(void)
+{
+    sock_abort_all();
+    link_flush();
+    while (tcp_tw_pcbs != NULL)
+        tcp_abort(tcp_tw_pcbs);
+    /* Connections that were closed but had not ended yet. */
+    while (tcp_active_pcbs != NULL)
+        tcp_abandon(tcp_active_pcbs, 0);
+    icmp_close();
+    loop_pending = 0;
+    nets_close();
+    /* Ages out what was being reassembled, whose owner is gone. */
+    for (int i = 0; i <= IP_REASS_MAXAGE; i++)
+        ip_reass_tmr();
+    for (int i = 0; i <= IPV6_REASS_MAXAGE; i++)
+        ip6_reass_tmr();
+    link_close();
+    opened = 0;
+}
+
 int vp_close(void)
 {
     core_enter();
-    if (opened) {
-        sock_abort_all();
-        link_flush();
-        while (tcp_tw_pcbs != NULL)
-            tcp_abort(tcp_tw_pcbs);
-        /* Connections that were closed but had not ended yet. */
-        while (tcp_active_pcbs != NULL)
-            tcp_abandon(tcp_active_pcbs, 0);
-        icmp_close();
-        loop_pending = 0;
-        nets_close();
-        /* Ages out what was being reassembled, whose owner is gone. */
-        for (int i = 0; i <= IP_REASS_MAXAGE; i++)
-            ip_reass_tmr();
-        for (int i = 0; i <= IPV6_REASS_MAXAGE; i++)
-            ip6_reass_tmr();
-        link_close();
-        opened = 0;
-    }
+    if (opened)
+        close_stack();
     core_leave();
     return 0;
+}
+
+/* A child has a copy of the stack and the parent's link: its copy ends in silence. */
+void vp_before_fork(void)
+{
+    pthread_mutex_lock(&core_lock);
+}
+
+void vp_after_fork(int in_child)
+{
+    if (in_child && opened) {
+        link_mute();
+        close_stack();
+        status.due_ms = UINT64_MAX;
+        status.queued = status.more = 0;
+    }
+    pthread_mutex_unlock(&core_lock);
 }
 
 struct vp_status *vp_status(void)

@@ -5,7 +5,6 @@
  * refusal reaches TCP, which keeps the segment and sends it once there is room: no
  * frame is lost to a busy link, as long as the traffic is TCP's. */
 
-#include <poll.h>
 #include <unistd.h>
 
 #include "shim.h"
@@ -24,6 +23,7 @@ static struct {
 
 static struct { char *data; uint32_t len; } queue[QUEUE];
 static unsigned queue_first, queue_count;
+static int muted;
 static char frame[FRAME];
 
 int link_open(const struct vp_config *config)
@@ -35,6 +35,7 @@ int link_open(const struct vp_config *config)
     port.send = (send_function)config->send;
     port.context = (void *)config->context;
     queue_first = queue_count = 0;
+    muted = 0;
     return 0;
 }
 
@@ -53,6 +54,14 @@ void link_close(void)
     port.fd = -1;
 }
 
+/* Nothing leaves any more: the link is another process's. */
+void link_mute(void)
+{
+    while (queue_count > 0)
+        queue_pop();
+    muted = 1;
+}
+
 int link_full(void)
 {
     return queue_count == QUEUE;
@@ -68,8 +77,9 @@ static int transient(int error)
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
-/* Errors after which no frame will ever pass again; others concern one frame. */
-static int fatal(int error)
+/* Errors after which perhaps no frame will ever pass again, which only the link can
+ * tell; others concern one frame. */
+static int suspect(int error)
 {
     return error == EBADF || error == ENODEV || error == ENXIO || error == EPIPE
            || error == ECONNRESET || error == ECONNREFUSED || error == ENOTCONN
@@ -94,7 +104,7 @@ static void account(ssize_t n, size_t len)
         return;
     }
     counters.tx_dropped++;
-    if (fatal((int)-n))
+    if (suspect((int)-n))
         status.link_errno = (int32_t)-n;
 }
 
@@ -104,6 +114,8 @@ err_t link_send(struct pbuf *p)
     size_t len = p->tot_len;
     char *copy;
 
+    if (muted)
+        return ERR_OK;
     if (queue_count == 0 && port.native) {
         ssize_t n;
         if (p->len != p->tot_len) {
@@ -152,16 +164,10 @@ int link_flush(void)
     return 0;
 }
 
-static int hung_up(void)
-{
-    struct pollfd p = {port.fd, POLLIN, 0};
-    return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
-}
-
 /* Feed one batch; 1 when the link may hold more. */
 int link_read(void)
 {
-    if (!port.native || status.link_errno)
+    if (!port.native)
         return 0;
     for (int i = 0; i < port.batch; i++) {
         ssize_t n;
@@ -169,16 +175,18 @@ int link_read(void)
         n = port.recv ? port.recv(port.context, frame, sizeof frame, 0)
                       : read(port.fd, frame, sizeof frame);
         if (n < 0) {
-            if (fatal(errno) || errno == EIO)
-                status.link_errno = errno;
+            if (!transient(errno))
+                status.link_errno = errno ? errno : EIO;
             return 0;
         }
         if (n == 0) {
             /* An empty datagram, or the end of a connected pair. */
-            if (hung_up())
-                status.link_errno = EPIPE;
+            status.link_errno = EPIPE;
             return 0;
         }
+        /* vde_recv(3): news of the plugin's own. */
+        if (n == 1 && port.recv)
+            continue;
         nets_input((const u8_t *)frame, (size_t)n);
     }
     return port.batch > 1;

@@ -105,6 +105,7 @@ int nets_is_broadcast(const ip_addr_t *addr);
 /* link.c */
 int link_open(const struct vp_config *config);
 void link_close(void);
+void link_mute(void);
 err_t link_send(struct pbuf *p);
 int link_read(void);
 int link_flush(void);

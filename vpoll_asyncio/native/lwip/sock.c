@@ -315,7 +315,7 @@ int vp_listen(uint64_t handle, int backlog)
     ON_SOCKET(int, handle, { result = s->stream ? stream_listen(s, backlog) : -EOPNOTSUPP; })
 }
 
-int64_t vp_accept(uint64_t handle, struct vp_addr *peer)
+int64_t vp_accept(uint64_t handle, struct vp_addr *peer, uint32_t *mask)
 {
     ON_SOCKET(int64_t, handle, {
         struct sock *child = NULL;
@@ -326,7 +326,7 @@ int64_t vp_accept(uint64_t handle, struct vp_addr *peer)
             result = -error;
         } else {
             sock_from_ip(child, &child->remote, child->remote_port, peer);
-            child->reported = sock_mask(child);
+            *mask = child->reported = sock_mask(child);
             result = (int64_t)child->handle;
         }
     })

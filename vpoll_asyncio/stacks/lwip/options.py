@@ -1,0 +1,100 @@
+"""Socket options: which of the host's numbers lwIP has an answer for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import Any, Final
+
+__all__ = ["LwipOptions"]
+
+_LINGER: Final = struct.Struct("ii")
+
+_IPV6_TCLASS: Final = 67
+
+
+class LwipOptions:
+    """The options of one socket: those that the C side keeps.
+
+    Options that lwIP has no equivalent for raise OSError (ENOPROTOOPT).
+    """
+
+    __slots__ = ("_names", "_native")
+
+    def __init__(self, native: Any) -> None:
+        lib = native.lib
+        self._native = native
+        sol, ip, ip6, tcp = (
+            socket.SOL_SOCKET,
+            socket.IPPROTO_IP,
+            socket.IPPROTO_IPV6,
+            socket.IPPROTO_TCP,
+        )
+        self._names: dict[tuple[int, int], int] = {
+            (sol, socket.SO_ERROR): lib.VP_ERROR,
+            (sol, socket.SO_ACCEPTCONN): lib.VP_ACCEPTCONN,
+            (sol, socket.SO_REUSEADDR): lib.VP_REUSEADDR,
+            (sol, socket.SO_KEEPALIVE): lib.VP_KEEPALIVE,
+            (sol, socket.SO_BROADCAST): lib.VP_BROADCAST,
+            (sol, socket.SO_RCVBUF): lib.VP_RCVBUF,
+            (sol, socket.SO_SNDBUF): lib.VP_SNDBUF,
+            (sol, socket.SO_LINGER): lib.VP_LINGER,
+            (tcp, socket.TCP_NODELAY): lib.VP_NODELAY,
+            (tcp, socket.TCP_KEEPIDLE): lib.VP_KEEPIDLE,
+            (tcp, socket.TCP_KEEPINTVL): lib.VP_KEEPINTVL,
+            (tcp, socket.TCP_KEEPCNT): lib.VP_KEEPCNT,
+            (tcp, socket.TCP_MAXSEG): lib.VP_MAXSEG,
+            (ip, socket.IP_TTL): lib.VP_TTL,
+            (ip, socket.IP_TOS): lib.VP_TOS,
+            (ip6, socket.IPV6_UNICAST_HOPS): lib.VP_TTL,
+            (ip6, _IPV6_TCLASS): lib.VP_TOS,
+            (ip6, socket.IPV6_V6ONLY): lib.VP_V6ONLY,
+        }
+
+    def _option(self, level: int, name: int) -> int:
+        option = self._names.get((level, name))
+        if option is None:
+            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+        return option
+
+    def get(self, handle: int, level: int, name: int) -> int | bytes:
+        """Return an option's value; SO_LINGER is its ``struct linger``."""
+        lib = self._native.lib
+        option = self._option(level, name)
+        value: int = lib.vp_getopt(handle, option)
+        if option == lib.VP_LINGER:
+            if value == -errno.EBADF:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            return _LINGER.pack(value >= 0, max(value, 0))
+        if value < 0:
+            raise OSError(-value, os.strerror(-value))
+        return value
+
+    def set(self, handle: int, level: int, name: int, value: int | bytes) -> None:
+        """Set an option.  Raises OSError: ENOPROTOOPT, or EINVAL for a bad value."""
+        lib = self._native.lib
+        option = self._option(level, name)
+        number = _linger(value) if option == lib.VP_LINGER else _as_int(value)
+        if option in (lib.VP_TTL, lib.VP_TOS) and number == -1:
+            # ip(7): back to the default.
+            number = 64 if option == lib.VP_TTL else 0
+        result: int = lib.vp_setopt(handle, option, number)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+
+def _as_int(value: int | bytes) -> int:
+    if isinstance(value, int):
+        return value
+    if len(value) < 4:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return int(struct.unpack_from("i", value)[0])
+
+
+def _linger(value: int | bytes) -> int:
+    if isinstance(value, int) or len(value) < _LINGER.size:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    on, seconds = _LINGER.unpack_from(value)
+    return max(seconds, 0) if on else -1
