@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from .. import streams
 from .address import End
@@ -42,8 +42,8 @@ class _Side(asyncio.Protocol):
         self.full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are not instances of asyncio's classes.
+        self.transport = cast(asyncio.Transport, transport)
         self._connection.joined(self)
 
     def data_received(self, data: bytes) -> None:

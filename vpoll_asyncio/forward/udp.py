@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import errno
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from .. import streams
 from .address import End
@@ -26,7 +26,7 @@ class _Listener(asyncio.DatagramProtocol):
         self.full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self._owner.client(addr).send(data)
@@ -74,7 +74,7 @@ class _Client(asyncio.DatagramProtocol):
             self._owner.client_lost(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast(asyncio.DatagramTransport, transport)
         if self._closed:
             transport.close()
             return
