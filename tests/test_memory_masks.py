@@ -1,0 +1,341 @@
+"""The event mask of a socket after every step: the memory stack's and the kernel's."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from memory_helpers import (
+    DEAD,
+    ERR,
+    HUP,
+    PRI,
+    RDHUP,
+    WRBAND,
+    Lab,
+    R,
+    W,
+    error_of,
+    failure,
+    fill,
+    linger_zero,
+    mask_of,
+    settles,
+    small_buffers,
+)
+from vpoll_asyncio.stacks.base import Stack
+from vpoll_asyncio.stacks.host import host_stack
+from vpoll_asyncio.stacks.memory import MemoryStack
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def address(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["memory", "host"])
+def lab(request: pytest.FixtureRequest, address: str) -> Iterator[Lab]:
+    stack: Stack = MemoryStack() if request.param == "memory" else host_stack()
+    with stack:
+        lab = Lab(stack, address)
+        yield lab
+        lab.close()
+
+
+# Streams.
+
+
+def test_fresh_stream(lab: Lab) -> None:
+    assert mask_of(lab.stream()) == W | HUP
+
+
+def test_bound_stream(lab: Lab) -> None:
+    assert mask_of(lab.bound(lab.stream())) == W | HUP
+
+
+def test_listener_without_and_with_a_waiting_connection(lab: Lab) -> None:
+    listener = lab.listener()
+    assert mask_of(listener) == 0
+    lab.connecting(listener)
+    settles(listener, R)
+    lab.keep(listener.accept()[0])
+    assert mask_of(listener) == 0
+
+
+def test_connected(lab: Lab) -> None:
+    client, server = lab.pair()
+    assert mask_of(client) == W
+    assert mask_of(server) == W
+
+
+def test_data_wait_until_they_are_read(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.send(b"data")
+    settles(server, R | W)
+    assert server.recv(2) == b"da"
+    assert mask_of(server) == R | W
+    assert server.recv(2) == b"ta"
+    assert mask_of(server) == W
+
+
+def test_peeking_leaves_the_mask(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.send(b"data")
+    settles(server, R | W)
+    assert server.recv(10, socket.MSG_PEEK) == b"data"
+    assert mask_of(server) == R | W
+
+
+def test_full_send_buffer_and_then_own_shutdown(lab: Lab) -> None:
+    client, _ = lab.pair(small_buffers)
+    fill(client)
+    assert mask_of(client) == 0
+    client.shutdown(socket.SHUT_WR)
+    assert mask_of(client) == W
+
+
+def test_send_buffer_that_the_peer_empties_is_writable_again(lab: Lab) -> None:
+    client, server = lab.pair(small_buffers)
+    left = fill(client)
+    while left:
+        settles(server, mask_of(server) | R)
+        left -= len(server.recv(1 << 20))
+    settles(client, W)
+
+
+def test_fin_of_the_peer_with_data_before_it(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.send(b"data")
+    client.shutdown(socket.SHUT_WR)
+    settles(server, R | W | RDHUP)
+    assert server.recv(10) == b"data"
+    assert mask_of(server) == R | W | RDHUP
+    assert server.recv(10) == b""
+    assert mask_of(server) == R | W | RDHUP
+
+
+def test_own_shutdown_for_writing(lab: Lab) -> None:
+    client, _ = lab.pair()
+    client.shutdown(socket.SHUT_WR)
+    assert mask_of(client) == W
+    assert failure(client.send, b"x") == errno.EPIPE
+
+
+def test_own_shutdown_for_reading_is_not_seen_by_the_peer(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.shutdown(socket.SHUT_RD)
+    assert mask_of(client) == R | W | RDHUP
+    assert client.recv(10) == b""
+    server.send(b"data")
+    assert mask_of(server) == W
+
+
+def test_both_directions_shut_one_by_each_side(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.shutdown(socket.SHUT_WR)
+    settles(server, R | W | RDHUP)
+    server.shutdown(socket.SHUT_WR)
+    settles(server, DEAD)
+    settles(client, DEAD)
+
+
+def test_own_shutdown_of_both_directions(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.shutdown(socket.SHUT_RDWR)
+    assert mask_of(client) == DEAD
+    settles(server, R | W | RDHUP)
+
+
+def test_close_of_the_peer(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.close()
+    settles(server, R | W | RDHUP)
+    assert server.recv(10) == b""
+
+
+def test_reset_by_unread_data_at_the_close_of_the_peer(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.send(b"unread")
+    settles(server, R | W)
+    server.close()
+    settles(client, DEAD | ERR)
+    assert failure(client.recv, 10) == errno.ECONNRESET
+    assert mask_of(client) == DEAD
+    assert client.recv(10) == b""
+    assert failure(client.send, b"x") == errno.EPIPE
+
+
+def test_reset_by_linger_zero(lab: Lab) -> None:
+    client, server = lab.pair()
+    linger_zero(server)
+    server.close()
+    settles(client, DEAD | ERR)
+    assert error_of(client) == errno.ECONNRESET
+    assert mask_of(client) == DEAD
+    assert error_of(client) == 0
+
+
+def test_data_that_came_before_a_reset_are_read_before_it(lab: Lab) -> None:
+    client, server = lab.pair()
+    linger_zero(server)
+    server.send(b"data")
+    settles(client, R | W)
+    server.close()
+    settles(client, DEAD | ERR)
+    assert client.recv(10) == b"data"
+    assert failure(client.recv, 10) == errno.ECONNRESET
+    assert client.recv(10) == b""
+
+
+def test_refused(lab: Lab) -> None:
+    client = lab.stream()
+    assert client.connect_ex(lab.refusing_address()) == errno.EINPROGRESS
+    settles(client, DEAD | ERR)
+    assert error_of(client) == errno.ECONNREFUSED
+    assert mask_of(client) == DEAD
+
+
+def test_write_after_the_close_of_the_peer(lab: Lab) -> None:
+    client, server = lab.pair()
+    server.close()
+    settles(client, R | W | RDHUP)
+    assert client.send(b"nobody reads this") == 17
+    settles(client, DEAD | ERR)
+    assert client.recv(10) == b""
+    assert failure(client.send, b"x") == errno.EPIPE
+    assert mask_of(client) == DEAD
+
+
+def test_write_to_a_peer_that_shut_down_both_directions_resets_both(lab: Lab) -> None:
+    client, server = lab.pair()
+    server.shutdown(socket.SHUT_RDWR)
+    settles(client, R | W | RDHUP)
+    assert client.send(b"x") == 1
+    settles(client, DEAD | ERR)
+    settles(server, DEAD | ERR)
+    assert error_of(client) == errno.EPIPE
+    assert error_of(server) == errno.ECONNRESET
+
+
+def test_urgent_byte_alone(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.send(b"!", socket.MSG_OOB)
+    settles(server, W | PRI)
+    assert failure(server.recv, 10) == errno.EAGAIN
+    # Reading past the urgent byte's place forgets it.
+    client.send(b"data")
+    settles(server, R | W)
+    assert server.recv(10) == b"data"
+    assert mask_of(server) == W
+
+
+def test_urgent_byte_read_out_of_band(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.send(b"!", socket.MSG_OOB)
+    settles(server, W | PRI)
+    assert server.recv(1, socket.MSG_OOB) == b"!"
+    assert mask_of(server) == W
+    assert failure(server.recv, 1, socket.MSG_OOB) == errno.EINVAL
+
+
+def test_urgent_byte_with_data_before_it(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.send(b"abc!", socket.MSG_OOB)
+    settles(server, R | W | PRI)
+    assert server.recv(10) == b"abc"
+    assert mask_of(server) == W | PRI
+    assert server.recv(1, socket.MSG_OOB) == b"!"
+    assert mask_of(server) == W
+
+
+def test_urgent_byte_inline(lab: Lab) -> None:
+    client, server = lab.pair()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    client.send(b"abc!", socket.MSG_OOB)
+    settles(server, R | W | PRI)
+    assert server.recv(10) == b"abc"
+    assert mask_of(server) == R | W | PRI
+    assert failure(server.recv, 1, socket.MSG_OOB) == errno.EINVAL
+    assert server.recv(10) == b"!"
+    assert mask_of(server) == W
+
+
+def test_backlog_of_zero_takes_one_connection(lab: Lab) -> None:
+    listener = lab.listener(0)
+    first = lab.connecting(listener)
+    settles(first, W)
+    others = [lab.connecting(listener) for _ in range(2)]
+    assert [mask_of(other) for other in others] == [0, 0]
+    listener.close()
+    settles(first, DEAD | ERR)
+    assert error_of(first) == errno.ECONNRESET
+    for other in others:
+        settles(other, DEAD | ERR)
+        assert error_of(other) == errno.ECONNREFUSED
+
+
+def test_who_waits_for_a_full_backlog_gets_in_after_an_accept(lab: Lab) -> None:
+    listener = lab.listener(0)
+    settles(lab.connecting(listener), W)
+    second = lab.connecting(listener)
+    assert mask_of(second) == 0
+    lab.keep(listener.accept()[0])
+    settles(second, W)
+
+
+def test_low_water_mark_keeps_data_unreadable(lab: Lab) -> None:
+    client, server = lab.pair()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 4)
+    client.send(b"abc")
+    assert mask_of(server) == W
+    client.send(b"d")
+    settles(server, R | W)
+
+
+# Datagrams.
+
+
+def test_fresh_datagram_socket(lab: Lab) -> None:
+    assert mask_of(lab.datagram()) == W | WRBAND
+
+
+def test_bound_and_connected_datagram_socket(lab: Lab) -> None:
+    receiver, sender = lab.bound(lab.datagram()), lab.datagram()
+    sender.connect(receiver.getsockname())
+    assert mask_of(receiver) == mask_of(sender) == W | WRBAND
+
+
+@pytest.mark.parametrize("data", [b"data", b""])
+def test_datagram_waits(lab: Lab, data: bytes) -> None:
+    receiver, sender = lab.bound(lab.datagram()), lab.datagram()
+    sender.sendto(data, receiver.getsockname())
+    settles(receiver, R | W | WRBAND)
+    assert receiver.recv(10) == data
+    assert mask_of(receiver) == W | WRBAND
+
+
+@pytest.mark.parametrize("taker", ["SO_ERROR", "recv", "send"])
+def test_refused_datagram(lab: Lab, taker: str) -> None:
+    receiver, sender = lab.bound(lab.datagram()), lab.datagram()
+    sender.connect(receiver.getsockname())
+    receiver.close()
+    sender.send(b"to nobody")
+    settles(sender, W | WRBAND | ERR)
+    if taker == "SO_ERROR":
+        assert error_of(sender) == errno.ECONNREFUSED
+    elif taker == "recv":
+        assert failure(sender.recv, 10) == errno.ECONNREFUSED
+    else:
+        assert failure(sender.send, b"again") == errno.ECONNREFUSED
+    assert mask_of(sender) == W | WRBAND
+
+
+def test_connected_datagram_socket_shut_down(lab: Lab) -> None:
+    receiver, sender = lab.bound(lab.datagram()), lab.datagram()
+    sender.connect(receiver.getsockname())
+    sender.shutdown(socket.SHUT_RDWR)
+    assert mask_of(sender) == DEAD | WRBAND
+    assert failure(sender.send, b"x") == errno.EPIPE
