@@ -108,6 +108,14 @@ def test_sending_to_a_peer_that_is_gone_raises(pair: Pair) -> None:
             pair[0].send_batch(numbered(1))
 
 
+def test_the_end_that_only_a_native_write_met_is_noticed(pair: Pair) -> None:
+    pair[1].close()
+    with pytest.raises(OSError):
+        os.write(pair[0].pollable, numbered(1)[0])
+    with pytest.raises(ConnectionResetError, match="has gone"):
+        pair[0].recv_batch()
+
+
 def test_nobody_listening_over_udp_costs_frames_only() -> None:
     unused = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     unused.bind(("127.0.0.1", 0))

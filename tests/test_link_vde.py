@@ -220,6 +220,19 @@ def test_a_vde_switch_that_ends_is_a_reset(switch: tuple[str, subprocess.Popen[b
             link.recv_batch()
 
 
+@pytest.mark.needs("vde_switch")
+def test_an_idle_plug_notices_that_its_switch_has_ended(
+    switch: tuple[str, subprocess.Popen[bytes]],
+) -> None:
+    path, running = switch
+    with open_link(path) as link:
+        assert link.recv_batch() == []
+        running.kill()
+        running.wait()
+        with pytest.raises(ConnectionResetError, match="has gone"):
+            link.recv_batch()
+
+
 def test_no_switch_at_that_path_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is vde_switch running"):
         open_link(f"vde://{tmp_path}/none")

@@ -66,7 +66,7 @@ class FdLink(Link):
         self._closefd = closefd
         self._error: OSError | None = None
         self._socket: socket.socket | None = None
-        self._peer_can_go = self._ends_with_empty = False
+        self._peer_can_go = self._ends_with_empty = self._loses_peer = False
         self._read: Callable[[int], bytes]
         self._write: Callable[[bytes], int]
         number = fd if isinstance(fd, int) else fd.fileno()
@@ -97,6 +97,7 @@ class FdLink(Link):
         self._read, self._write = sock.recv, sock.send
         self._ends_with_empty = sock.type == socket.SOCK_SEQPACKET
         self._peer_can_go = self._ends_with_empty or sock.family == socket.AF_UNIX
+        self._loses_peer = sock.family == socket.AF_UNIX and _has_peer(sock)
 
     @property
     def pollable(self) -> int:
@@ -126,8 +127,18 @@ class FdLink(Link):
             else:
                 self.dropped += 1
         if not frames:
+            self._look_for_peer()
             self._check()
         return frames
+
+    def _look_for_peer(self) -> None:
+        """Notice the end that a write of compiled code has met, and only that write saw.
+
+        The kernel then disconnects a UNIX datagram socket (net/unix/af_unix.c).
+        """
+        sock = self._socket
+        if self._loses_peer and sock is not None and not _has_peer(sock):
+            self._error = self._gone(None)
 
     def send_batch(self, frames: Sequence[bytes]) -> int:
         self._check()
@@ -198,3 +209,11 @@ class FdLink(Link):
         if getattr(self, "_fd", -1) >= 0 and self._closefd:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self.close()
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

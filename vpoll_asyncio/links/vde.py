@@ -108,6 +108,10 @@ class VdeLink(Link):
             self._ready.register(self._fd, select.POLLIN)
         else:
             os.set_blocking(self._fd, False)
+        self._hangup: select.poll | None = None
+        if self._control >= 0:
+            self._hangup = select.poll()
+            self._hangup.register(self._control, select.POLLRDHUP)
         self._connection = connection
 
     def _open(self, vnl: str) -> int:
@@ -175,6 +179,9 @@ class VdeLink(Link):
                 break
             # vde_recv(3): 1 is news of the plugin's own and no frame.
         if not frames:
+            # A switch's end shows nowhere else: its datagrams only stop.
+            if self._error is None and self._control_is_gone():
+                self._error = self._gone(errno.ECONNRESET)
             self._check()
         return frames
 
@@ -215,15 +222,7 @@ class VdeLink(Link):
         return self._ends_with_empty or self._control_is_gone()
 
     def _control_is_gone(self) -> bool:
-        if self._control < 0:
-            return False
-        with socket.socket(fileno=os.dup(self._control)) as control:
-            try:
-                return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return False
-            except OSError:
-                return True
+        return self._hangup is not None and bool(self._hangup.poll(0))
 
     def _gone(self, number: int) -> OSError:
         if number in _PEER_AWAY:
