@@ -382,5 +382,5 @@ class DispatchMixin(_Base):
     ) -> Coroutine[Any, Any, int]:
         """Send `file` over `sock`; return the count of bytes."""
         if isinstance(sock, UserSocket):
-            return sockops.sock_sendfile(self, sock, file, offset, count, fallback=fallback)
+            return sockops.sock_sendfile(self, sock, file, offset, count, fallback=bool(fallback))
         return super().sock_sendfile(sock, file, offset, count, fallback=bool(fallback))
