@@ -373,12 +373,15 @@ def test_a_protocol_sends_from_another_thread_in_order(factory: Any) -> None:
             far, _ = await connected(link)
             with far:
                 far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-                work = asyncio.to_thread(send_all, link, packets(300))
-                task = asyncio.ensure_future(work)
+                full = threading.Event()
+                link.pollable.add_waiter(lambda events: events & EventMask.OUT or full.set())
+                sender = threading.Thread(target=send_all, args=(link, packets(300)))
+                sender.start()
+                # The loop stands still, so 16 packets are on their way and the rest waits.
+                assert full.wait(PATIENCE)
                 assert await take(far, 300) == packets(300)
-                # 16 on their way at most: the rest had to wait.
-                assert await task > 0
-                assert link.errors == 0
+                await asyncio.to_thread(sender.join)
+                assert link.errors == link.dropped == 0
 
     run(factory, main())
 
