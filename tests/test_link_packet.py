@@ -374,7 +374,9 @@ def test_a_protocol_sends_from_another_thread_in_order(factory: Any) -> None:
             with far:
                 far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
                 full = threading.Event()
-                link.pollable.add_waiter(lambda events: events & EventMask.OUT or full.set())
+                link.pollable.add_waiter(
+                    lambda events: None if events & EventMask.OUT else full.set()
+                )
                 sender = threading.Thread(target=send_all, args=(link, packets(300)))
                 sender.start()
                 # The loop stands still, so 16 packets are on their way and the rest waits.
