@@ -85,7 +85,7 @@ class SocketTransport(FlowControlMixin):
             loop, sock.vpoll, 0, self._ready, context=self._context, gone=self._socket_closed
         )
         self._closed = False
-        hold(loop, self)
+        hold(loop, self, self._watch.cancel)
         if server is not None:
             server.attach(self)
         loop.call_soon(protocol.connection_made, self, context=self._context)
@@ -282,7 +282,9 @@ class SocketTransport(FlowControlMixin):
 
     def __del__(self) -> None:
         if not self._closed:
-            warnings.warn(
-                f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self
-            )
-            self._give_back()
+            try:
+                warnings.warn(
+                    f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self
+                )
+            finally:
+                self._give_back()

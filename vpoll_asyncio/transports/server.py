@@ -54,9 +54,12 @@ class _Listener:
             gone=lambda: self._server.fail(closed_error()),
         )
 
-    def stop(self) -> None:
+    def unwatch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
+
+    def stop(self) -> None:
+        self.unwatch()
         if self._retry is not None:
             self._retry.cancel()
         self.sock.close()
@@ -77,7 +80,7 @@ class _Listener:
                 return
             connection.setblocking(False)
             self._server.accepted(connection, address)
-            if self._watch is None or not self._server.is_serving():
+            if not self._server.is_serving():
                 return
 
     def _trouble(self, exc: OSError) -> None:
@@ -93,9 +96,9 @@ class _Listener:
             {"message": message, "exception": exc, "socket": SocketView(self.sock)}
         )
         # The connection that could not be taken still waits: asking at once would spin.
-        if self._watch is not None:
-            self._watch.set_interest(0)
-            self._retry = loop.call_later(constants.ACCEPT_RETRY_DELAY, self._resume)
+        assert self._watch is not None
+        self._watch.set_interest(0)
+        self._retry = loop.call_later(constants.ACCEPT_RETRY_DELAY, self._resume)
 
     def _resume(self) -> None:
         self._retry = None
@@ -165,8 +168,14 @@ class Server(asyncio.AbstractServer):
         if self._serving or self._listeners is None:
             return
         self._serving = True
-        hold(self._loop, self)
-        for listener in self._listeners:
+        listeners = self._listeners
+
+        def unwatch() -> None:
+            for listener in listeners:
+                listener.unwatch()
+
+        hold(self._loop, self, unwatch)
+        for listener in listeners:
             listener.start(self._backlog)
 
     async def start_serving(self) -> None:

@@ -70,7 +70,7 @@ async def wait_ready(loop: asyncio.AbstractEventLoop, sock: UserSocket, mask: in
     attach(loop, sock.stack)
     watch = Watch(loop, sock.vpoll, 0, ready, gone=gone)
     # Whoever waits for this future may be held by nothing else.
-    hold(loop, future)
+    hold(loop, future, watch.cancel)
     try:
         watch.set_interest(mask)
         return await future
