@@ -77,6 +77,11 @@ def numbered(
     return [(head + n.to_bytes(4, "big")).ljust(size, b".") for n in range(count)]
 
 
+def packets(count: int, *, version: int = 6, size: int = 60) -> list[bytes]:
+    """Return what passes for IP packets, numbered."""
+    return [bytes([version << 4]) + n.to_bytes(4, "big") + b"." * (size - 5) for n in range(count)]
+
+
 def ethernet(to: bytes, kind: int, payload: bytes) -> bytes:
     return to + MAC + struct.pack("!H", kind) + payload
 

@@ -15,15 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from link_helpers import PATIENCE, is_ready, receive, send_all, wait_link
+from link_helpers import PATIENCE, is_ready, packets, receive, send_all, wait_link
 from vpoll_asyncio import EventMask
 from vpoll_asyncio.links import PacketLink
 from vpoll_asyncio.links.packet import PacketProtocol
-
-
-def packets(count: int, *, version: int = 6, size: int = 60) -> list[bytes]:
-    """Return what passes for IP packets, numbered."""
-    return [bytes([version << 4]) + n.to_bytes(4, "big") + b"." * (size - 5) for n in range(count)]
 
 
 @pytest.fixture
