@@ -1,9 +1,63 @@
 """Let asyncio and uvloop treat any user-space protocol object as a file descriptor."""
 
+from typing import TYPE_CHECKING, Any
+
 from .backends import BackendInfo, backends
 from .events import EventMask
+from .forward import Forward, forward
+from .install import install
+from .links import Link, PacketLink, open_link
+from .loops import EventLoop, new_event_loop, run
+from .selector import VPollSelector
+from .sockets import UserSocket
+from .stacks import Stack, open_stack
+from .stacks.current import current_stack
+from .streams import (
+    create_connection,
+    create_datagram_endpoint,
+    create_server,
+    open_connection,
+    start_server,
+)
 from .vpoll import VPoll
+
+if TYPE_CHECKING:
+    from .loops import UvloopEventLoop
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["BackendInfo", "EventMask", "VPoll", "backends"]
+__all__ = [
+    "BackendInfo",
+    "EventLoop",
+    "EventMask",
+    "Forward",
+    "Link",
+    "PacketLink",
+    "Stack",
+    "UserSocket",
+    "UvloopEventLoop",
+    "VPoll",
+    "VPollSelector",
+    "backends",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "current_stack",
+    "forward",
+    "install",
+    "new_event_loop",
+    "open_connection",
+    "open_link",
+    "open_stack",
+    "run",
+    "start_server",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # uvloop is an extra: importing this package must not need it.
+    if name == "UvloopEventLoop":
+        from .loops import UvloopEventLoop
+
+        return UvloopEventLoop
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
