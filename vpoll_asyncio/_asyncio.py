@@ -65,3 +65,14 @@ def ready_queue(loop: asyncio.SelectorEventLoop) -> deque[Any]:
     """
     queue: deque[Any] = loop._ready  # type: ignore[attr-defined]
     return queue
+
+
+def signal_pipe(loop: asyncio.SelectorEventLoop) -> int:
+    """Return the descriptor through which signals wake asyncio's loop."""
+    fd: int = loop._csock.fileno()  # type: ignore[attr-defined]
+    return fd
+
+
+def handles_signals(loop: asyncio.SelectorEventLoop) -> bool:
+    """Return whether the loop has signal handlers (`add_signal_handler`)."""
+    return bool(loop._signal_handlers)  # type: ignore[attr-defined]

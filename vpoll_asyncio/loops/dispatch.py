@@ -34,6 +34,10 @@ else:
 _Result = TypeVar("_Result")
 
 
+def _is_ours(transport: asyncio.BaseTransport) -> bool:
+    return isinstance(transport.get_extra_info("socket"), transports.SocketView)
+
+
 class Watcher(Protocol):
     """What calls back while an event is pending."""
 
@@ -69,8 +73,9 @@ class DispatchMixin(_Base):
         Raises RuntimeError as `Stack.attach` does.
         """
         stack.attach(self)
-        self._attached = {known for known in self._attached if not known.closed}
-        self._attached.add(stack)
+        if stack not in self._attached:
+            self._attached = {known for known in self._attached if not known.closed}
+            self._attached.add(stack)
 
     def shut_dispatch(self, close: Callable[[], None]) -> None:
         """Cancel all watches, give up the stacks, then call `close`."""
@@ -174,10 +179,7 @@ class DispatchMixin(_Base):
             return None
         else:
             stack = current_stack()
-        if stack.kernel:
-            return None
-        self.attach_stack(stack)
-        return stack
+        return None if stack.kernel else stack
 
     async def _as_kernel(self, call: Awaitable[_Result]) -> _Result:
         """Await what the loop below does with a kernel socket, names by the kernel, too."""

@@ -9,12 +9,15 @@ does sleep it looks at that queue once more (see `selector`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .._asyncio import ready_queue, run_handle
+from .._asyncio import handles_signals, ready_queue, run_handle, signal_pipe
 from ..events import ALWAYS
 from ..install import installed
 from ..selector import VPollSelector
@@ -154,7 +157,33 @@ class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
         """Run until `stop` is called."""
         # stop() and then run_forever() is one turn, in which the kernel must be polled.
         self.vpoll_selector.poll_next()
-        super().run_forever()
+        with self._signals_waking():
+            super().run_forever()
+
+    @contextlib.contextmanager
+    def _signals_waking(self) -> Iterator[None]:
+        """Have every signal write to the loop's pipe, as `add_signal_handler` does.
+
+        A signal that comes after the interpreter's last look at signals and before the
+        system call does not interrupt the sleep: its handler would run, and set its
+        events, only after the sleep.
+        """
+        mine = -1
+        if threading.current_thread() is threading.main_thread() and not self.is_closed():
+            pipe = signal_pipe(self)
+            other = signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+            if other in (-1, pipe):
+                mine = pipe
+            else:
+                # Whoever set that one hears of signals; there is one for the process.
+                signal.set_wakeup_fd(other)
+        try:
+            yield
+        finally:
+            if mine >= 0 and not handles_signals(self):
+                other = signal.set_wakeup_fd(-1)
+                if other not in (-1, mine):
+                    signal.set_wakeup_fd(other)
 
     async def kernel_getaddrinfo(
         self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
