@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import re
 import subprocess
@@ -56,6 +57,25 @@ def test_info_names_the_events_of_an_exact_set(capsys: Printed) -> None:
     table = rows(capsys.readouterr().out)["Backends"]
     assert table["virtual"][1].startswith("exact: all events")
     assert table["unixpair"][1].startswith("exact: IN OUT")
+
+
+@pytest.mark.needs("lwip")
+def test_info_has_lwip_s_version_from_the_library(capsys: Printed) -> None:
+    assert cli.main(["info"]) == 0
+    assert re.fullmatch(
+        r"lwIP \d+\.\d+\.\d+\w*", rows(capsys.readouterr().out)["Stacks"]["lwip"][1]
+    )
+
+
+def test_info_says_why_lwip_does_not_load(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> ModuleType:
+        raise native.NativeError(errno.EIO, "the compiler failed")
+
+    lwip = stacks.StackInfo("lwip", True, "")
+    monkeypatch.setattr(stacks, "available", lambda: [lwip])
+    monkeypatch.setattr(native, "load", load)
+    assert cli.main(["info"]) == 0
+    assert rows(capsys.readouterr().out)["Stacks"]["lwip"] == ("no", "the compiler failed")
 
 
 def test_version_is_the_package_s(capsys: Printed) -> None:

@@ -116,6 +116,12 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
+def test_index_leads_to_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").iterdir()} - {"index.md", "__pycache__"}
+    assert not {page for page in pages if f"({page})" not in index}
+
+
 def test_table_of_nearest_wakeups_is_the_one_in_force() -> None:
     rows = re.findall(r"^\| (\w+) \| ([A-Z ]+) \|$", (ROOT / "docs/backends.md").read_text(), re.M)
     table = {

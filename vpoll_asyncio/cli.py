@@ -112,7 +112,13 @@ def _info() -> int:
             for name, there, why in _rows(listing)
         ],
     )
-    _table("Stacks: open_stack(NAME, ...)", _rows(stacks.available()))
+    _table(
+        "Stacks: open_stack(NAME, ...)",
+        [
+            (name, *(_lwip() if (name, there) == ("lwip", "yes") else (there, why)))
+            for name, there, why in _rows(stacks.available())
+        ],
+    )
     _table("Links: vnl=SCHEME://...", _rows(links.available()))
     uvloop = _distribution("uvloop")
     _table(
@@ -127,6 +133,19 @@ def _info() -> int:
         ],
     )
     return 0
+
+
+def _lwip() -> tuple[str, str]:
+    """(available, remark) from the library itself, for which its helper is compiled."""
+    from . import native
+
+    try:
+        module = native.load("lwip")
+    except OSError as error:
+        return "no", error.strerror or str(error)
+    abi = module.ffi.new("struct vp_abi *")
+    module.lib.vp_abi(abi)
+    return "yes", f"lwIP {module.ffi.string(abi.version).decode()}"
 
 
 def _events(exact: int) -> str:
