@@ -39,8 +39,6 @@ __all__ = [
 ]
 
 
-
-
 class Helper(NamedTuple):
     """A helper: where its sources are and what they need."""
 

@@ -59,6 +59,7 @@ struct vp_status *vp_status(void);
 void vp_counters(struct vp_counters *out);
 
 int vp_turn(int readable);
+int vp_skip(uint32_t ms);
 int vp_feed(const char *frames, const uint32_t *lengths, int count);
 int vp_drain(char *out, size_t size, uint32_t *lengths, int max);
 int vp_collect(uint64_t *handles, uint32_t *masks, int max);

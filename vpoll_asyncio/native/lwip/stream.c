@@ -422,18 +422,20 @@ int64_t stream_recv(struct sock *s, char *out, size_t size, int flags)
     return size == 0 ? 0 : -EAGAIN;
 }
 
-/* lwIP cuts segments to half of the largest window seen and asserts that none it has
- * queued is longer: a window that opens late would make that false. */
+/* lwIP cuts segments to half of the largest window seen and asserts that the last one
+ * queued, with the room that it was given to grow, is no longer: a window that opens
+ * late would make that false. */
 static void fence_segment_size(struct tcp_pcb *pcb)
 {
     const struct tcp_seg *last = pcb->unsent;
-    u16_t limit = (u16_t)LWIP_MIN(pcb->mss, LWIP_MIN(pcb->snd_wnd_max / 2, 0xffffu));
-    if (last == NULL || limit == 0)
+    u32_t half = pcb->snd_wnd_max / 2, used;
+    if (last == NULL)
         return;
     while (last->next != NULL)
         last = last->next;
-    if (last->len > limit)
-        pcb->snd_wnd_max = (tcpwnd_size_t)last->len * 2;
+    used = (u32_t)last->len + pcb->unsent_oversize;
+    if (half != 0 && half < used)
+        pcb->snd_wnd_max = used * 2;
 }
 
 int64_t stream_send(struct sock *s, const char *data, size_t size)

@@ -29,9 +29,7 @@ def _items(option: _Named) -> list[str]:
     return [value] if isinstance(value, str) else [str(item) for item in value]
 
 
-def parse_interfaces(
-    ip: str | Iterable[str], ip6: str | Iterable[str] = ()
-) -> list[Interface]:
+def parse_interfaces(ip: str | Iterable[str], ip6: str | Iterable[str] = ()) -> list[Interface]:
     """Return the addresses that the options `ip` and `ip6` list.
 
     Raises ValueError for what is no address with an optional prefix length, for an
@@ -64,9 +62,7 @@ def _check_host(name: str, text: str, interface: Interface) -> None:
         raise ValueError(f"ip6={text!r}: expected an IPv6 address; use ip= for IPv4")
 
 
-def parse_gateways(
-    gw: str | Iterable[str], interfaces: Sequence[Interface]
-) -> list[Gateway]:
+def parse_gateways(gw: str | Iterable[str], interfaces: Sequence[Interface]) -> list[Gateway]:
     """Return the gateways of the option `gw`, at most one of each family.
 
     Raises ValueError for what is no address, and for a gateway that none of

@@ -87,10 +87,12 @@ class LwipStack(Stack):
         gateways = parse_gateways(gw, self._interfaces)
         # The first interface is the default one, where lwIP looks for IPv6 as well.
         self._interfaces.sort(
-            key=lambda interface: not any(
-                gateway in interface.network
-                for gateway in gateways
-                if gateway.version == interface.version
+            key=lambda interface: (
+                not any(
+                    gateway in interface.network
+                    for gateway in gateways
+                    if gateway.version == interface.version
+                )
             )
         )
         if mac is None and link is not None:
@@ -148,9 +150,7 @@ class LwipStack(Stack):
         )
         result = lib.vp_open(config)
         if result == -errno.EBUSY:
-            raise OSError(
-                errno.EBUSY, "another lwIP stack is open in this process: close it first"
-            )
+            raise OSError(errno.EBUSY, "another lwIP stack is open in this process: close it first")
         if result < 0:
             raise OSError(-result, os.strerror(-result))
         try:
@@ -249,9 +249,7 @@ class LwipStack(Stack):
 
     def call(self, function: str, handle: int, argument: Address | int) -> int:
         """Call a function of the C side on a socket; return its result."""
-        native_argument = (
-            argument if isinstance(argument, int) else to_native(self._ffi, argument)
-        )
+        native_argument = argument if isinstance(argument, int) else to_native(self._ffi, argument)
         result: int = getattr(self._lib, function)(handle, native_argument)
         self.settle()
         return result
@@ -266,9 +264,7 @@ class LwipStack(Stack):
             return child, ("", 0), 0
         return child, from_native(self._ffi, peer), int(mask[0])
 
-    def receive(
-        self, handle: int, size: int, flags: int
-    ) -> tuple[int, bytes, Address | None]:
+    def receive(self, handle: int, size: int, flags: int) -> tuple[int, bytes, Address | None]:
         """Return (length or negative errno, data, sender of a datagram)."""
         ffi = self._ffi
         sender = ffi.new("struct vp_addr *")
