@@ -76,8 +76,17 @@ def _descriptors() -> dict[int, str]:
     return held
 
 
+@pytest.fixture(scope="session")
+def libuvs_own_pipe() -> None:
+    """Let libuv open the pipe that it keeps from a process's first loop to its end."""
+    if missing("uvloop") is None:
+        import uvloop
+
+        uvloop.new_event_loop().close()
+
+
 @pytest.fixture
-def no_fd_leak() -> Iterator[None]:
+def no_fd_leak(libuvs_own_pipe: None) -> Iterator[None]:
     """Fail the test when the process holds other descriptors after it than before."""
     gc.collect()
     before = _descriptors()

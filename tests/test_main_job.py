@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import http.client
 import os
@@ -29,14 +30,20 @@ def port() -> int:
 
 
 @pytest.fixture
-def program(loop_name: str, port: int) -> Iterator[Program]:
-    """The HTTP server on lwIP behind slirp, reached at 127.0.0.1:`port`; must end cleanly."""
+def started(loop_name: str, port: int) -> Iterator[Program]:
+    """The HTTP server on lwIP behind slirp, reached at 127.0.0.1:`port`."""
     vnl = f"slirp:///tcpfwd=127.0.0.1:{port}:10.0.2.15:80"
     config = f"stack=lwip,vnl={vnl},ip=10.0.2.15/24,gw=10.0.2.2"
     with Program("http_on_stack.py", loop_name, config) as program:
         program.wait_for("listening on")
         yield program
-        end_cleanly(program)
+
+
+@pytest.fixture
+def program(started: Program) -> Iterator[Program]:
+    """The same, and it must end cleanly after the test."""
+    yield started
+    end_cleanly(started)
 
 
 def end_cleanly(program: Program) -> None:
@@ -106,14 +113,20 @@ def test_fifty_megabytes_go_in_and_out_intact_in_bounded_memory(
     assert program.peak_memory - before < 10 * MEGABYTE
 
 
-def test_ctrl_c_ends_it_cleanly_with_connections_open(program: Program, port: int) -> None:
-    idle = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    idle.request("GET", "/")
-    assert idle.getresponse().read() == b"hello\n"
-    busy = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    busy.request("GET", f"/bytes/{50 * MEGABYTE}")
-    assert busy.getresponse().read(MEGABYTE)
-    # The fixture's end interrupts the program while both are open.
+def test_ctrl_c_ends_it_cleanly_with_connections_open(started: Program, port: int) -> None:
+    with contextlib.ExitStack() as opened:
+
+        def request(path: str) -> http.client.HTTPResponse:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            opened.callback(connection.close)
+            connection.request("GET", path)
+            return opened.enter_context(connection.getresponse())
+
+        idle = request("/")
+        assert idle.read() == b"hello\n"
+        busy = request(f"/bytes/{50 * MEGABYTE}")
+        assert len(busy.read(MEGABYTE)) == MEGABYTE
+        end_cleanly(started)
 
 
 @pytest.mark.needs("root", "tap", "ip", "curl")

@@ -76,6 +76,7 @@ async def exchange(
 
 
 async def main(tunnel: socket.socket, link: va.PacketLink, own: str, peer: str, size: int) -> None:
+    asyncio.get_running_loop().slow_callback_duration = 60
     feed(asyncio.get_running_loop(), tunnel, link)
     if own < peer:
         reader, writer = await asyncio.open_connection(peer, 7)
