@@ -125,11 +125,17 @@ class DispatchMixin(_Base):
             self._watch(self._writers, fd, vpoll, OUT, callback, args)
 
     def remove_reader(self, fd: Any) -> bool:
-        """Stop calling the reader of `fd`, open or closed; return whether there was one."""
+        """Stop calling the reader of `fd`, open or closed; return whether there was one.
+
+        For descriptors of the kernel uvloop returns None.
+        """
         return self._unwatch(self._readers, fd, super().remove_reader)
 
     def remove_writer(self, fd: Any) -> bool:
-        """Stop calling the writer of `fd`, open or closed; return whether there was one."""
+        """Stop calling the writer of `fd`, open or closed; return whether there was one.
+
+        As `remove_reader`.
+        """
         return self._unwatch(self._writers, fd, super().remove_writer)
 
     def _watch(
