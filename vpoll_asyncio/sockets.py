@@ -36,6 +36,10 @@ __all__ = ["Address", "Data", "UserSocket", "observe_sockets", "would_block"]
 _Result = TypeVar("_Result")
 
 _TYPE_FLAGS: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+# Plain ints: combining the enumeration's members costs more than a whole call here.
+_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
+_WAITALL: Final = int(socket.MSG_WAITALL)
+_PEEK: Final = int(socket.MSG_PEEK)
 _SO_PROTOCOL: Final = 38
 _SO_DOMAIN: Final = 39
 _READ: Final = IN | RDHUP
@@ -190,7 +194,7 @@ class UserSocket(SocketHooks, socket.socket):
         """Return what `attempt` returns, waiting for `mask` as the timeout allows."""
         self._check_open()
         timeout = self._timeout
-        if timeout == 0.0 or flags & socket.MSG_DONTWAIT:
+        if timeout == 0.0 or flags & _DONTWAIT:
             return attempt()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -216,17 +220,20 @@ class UserSocket(SocketHooks, socket.socket):
             raise ValueError("negative buffersize in recv")
         if not bufsize:
             return b""
-        wanted = flags & ~(socket.MSG_DONTWAIT | socket.MSG_WAITALL)
+        if self._timeout == 0.0 and not flags:
+            self._check_open()
+            return self.do_recv(bufsize, 0)
+        wanted = flags & ~(_DONTWAIT | _WAITALL)
         data = self._retry(_READ, lambda: self.do_recv(bufsize, wanted), flags)
-        if flags & socket.MSG_WAITALL and self._type == socket.SOCK_STREAM:
+        if flags & _WAITALL and self._type == socket.SOCK_STREAM:
             return self._recv_rest(data, bufsize, flags)
         return data
 
     def _recv_rest(self, data: bytes, bufsize: int, flags: int) -> bytes:
         """MSG_WAITALL: go on until `bufsize` bytes, the end, an error or the timeout."""
-        if flags & socket.MSG_PEEK:
+        if flags & _PEEK:
             return data
-        wanted = flags & ~(socket.MSG_DONTWAIT | socket.MSG_WAITALL)
+        wanted = flags & ~(_DONTWAIT | _WAITALL)
         parts = [data]
         count = len(data)
         while data and count < bufsize:
@@ -244,18 +251,18 @@ class UserSocket(SocketHooks, socket.socket):
         view = self._writable(buffer, nbytes, "recv_into")
         if not view:
             return 0
-        if flags & socket.MSG_WAITALL:
+        if flags & _WAITALL:
             data = self.recv(len(view), flags)
             view[: len(data)] = data
             return len(data)
-        wanted = flags & ~socket.MSG_DONTWAIT
+        wanted = flags & ~_DONTWAIT
         return self._retry(_READ, lambda: self.do_recv_into(view, wanted), flags)
 
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
         """Return (data, sender), as recvfrom(2)."""
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
-        wanted = flags & ~socket.MSG_DONTWAIT
+        wanted = flags & ~_DONTWAIT
         data, _, address = self._retry(_READ, lambda: self.do_recvfrom(bufsize, wanted), flags)
         return data, address
 
@@ -274,7 +281,7 @@ class UserSocket(SocketHooks, socket.socket):
             raise ValueError("negative buffer size in recvmsg()")
         if ancbufsize < 0:
             raise ValueError("invalid ancillary data buffer length")
-        wanted = flags & ~socket.MSG_DONTWAIT
+        wanted = flags & ~_DONTWAIT
         data, msg_flags, address = self._retry(
             _READ, lambda: self.do_recvfrom(bufsize, wanted), flags
         )
@@ -315,7 +322,10 @@ class UserSocket(SocketHooks, socket.socket):
     def send(self, data: Any, flags: int = 0) -> int:
         """Send a prefix of `data` and return its length, as send(2)."""
         flat = self._flat(data)
-        wanted = flags & ~socket.MSG_DONTWAIT
+        if self._timeout == 0.0 and not flags:
+            self._check_open()
+            return self.do_send(flat, 0, None)
+        wanted = flags & ~_DONTWAIT
         return self._retry(OUT, lambda: self.do_send(flat, wanted, None), flags)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
@@ -325,14 +335,14 @@ class UserSocket(SocketHooks, socket.socket):
         """
         self._check_open()
         flat = self._flat(data)
-        wanted = flags & ~socket.MSG_DONTWAIT
+        wanted = flags & ~_DONTWAIT
         timeout = self._timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
                 sent = self.do_send(flat, wanted, None)
             except BlockingIOError:
-                if timeout == 0.0 or flags & socket.MSG_DONTWAIT:
+                if timeout == 0.0 or flags & _DONTWAIT:
                     raise
                 self._wait_until(OUT, deadline)
                 continue
@@ -350,7 +360,7 @@ class UserSocket(SocketHooks, socket.socket):
             raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
         flat = self._flat(data)
         target = self.resolve_address(address, "sendto")
-        wanted = flags & ~socket.MSG_DONTWAIT
+        wanted = flags & ~_DONTWAIT
         return self._retry(OUT, lambda: self.do_send(flat, wanted, target), flags)
 
     def sendmsg(
@@ -369,7 +379,7 @@ class UserSocket(SocketHooks, socket.socket):
         parts = [self._flat(buffer) for buffer in buffers]
         flat = parts[0] if len(parts) == 1 else b"".join(parts)
         target = None if address is None else self.resolve_address(address, "sendmsg")
-        wanted = flags & ~socket.MSG_DONTWAIT
+        wanted = flags & ~_DONTWAIT
         return self._retry(OUT, lambda: self.do_send(flat, wanted, target), flags)
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:  # type: ignore[override]
