@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DatagramSocket"]
 
-_SOL: Final = socket.SOL_SOCKET
-_PEEK: Final = socket.MSG_PEEK
-_TRUNC: Final = socket.MSG_TRUNC
+_SOL: Final = int(socket.SOL_SOCKET)
+_OOB: Final = int(socket.MSG_OOB)
+_PEEK: Final = int(socket.MSG_PEEK)
+_TRUNC: Final = int(socket.MSG_TRUNC)
 
 _FIONREAD: Final = 0x541B
 _TIOCOUTQ: Final = 0x5411
@@ -51,7 +52,7 @@ class DatagramSocket(UserSocket):
             with pcb.lock:
                 before = pcb.mask
                 pcb.check_up()
-                if flags & socket.MSG_OOB:
+                if flags & _OOB:
                     raise oserror(errno.EOPNOTSUPP)
                 try:
                     return pcb.next(bool(flags & _PEEK))
@@ -82,7 +83,7 @@ class DatagramSocket(UserSocket):
     def do_send(self, data: Data, flags: int, address: Address | None) -> int:
         pcb = self.pcb
         touched: list[Pcb] = []
-        if flags & socket.MSG_OOB:
+        if flags & _OOB:
             raise oserror(errno.EOPNOTSUPP)
         target = None if address is None else internal(self.family, address)
         try:

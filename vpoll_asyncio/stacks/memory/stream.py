@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamSocket"]
 
-_SOL: Final = socket.SOL_SOCKET
-_OOB: Final = socket.MSG_OOB
-_PEEK: Final = socket.MSG_PEEK
+_SOL: Final = int(socket.SOL_SOCKET)
+_OOB: Final = int(socket.MSG_OOB)
+_PEEK: Final = int(socket.MSG_PEEK)
 # What changes nothing here: who sends them sends as without.
-_SEND_IGNORED: Final = socket.MSG_NOSIGNAL | socket.MSG_MORE | socket.MSG_DONTROUTE
+_SEND_IGNORED: Final = int(socket.MSG_NOSIGNAL | socket.MSG_MORE | socket.MSG_DONTROUTE)
 _SOMAXCONN: Final = 4096
 
 _FIONREAD: Final = 0x541B
@@ -135,6 +135,8 @@ class StreamSocket(UserSocket):
             return 0
         if peer.orphan or (peer.state == FIN_WAIT and peer.shut & RCV):
             # Nobody will read it (TCPAbortOnData): a reset comes back.
+            if flags & _OOB:
+                peer.mark_urgent(bytes(data))
             peer.receive_reset(touched)
             pcb.receive_reset(touched)
             return count
@@ -143,9 +145,9 @@ class StreamSocket(UserSocket):
             raise would_block()
         count = min(count, space)
         taken = bytes(data[:count])
-        peer.append(taken)
         if flags & _OOB:
-            peer.append_urgent(taken[-1:])
+            peer.mark_urgent(taken)
+        peer.append(taken)
         peer.refresh()
         touched.append(peer)
         if peer is not pcb:
@@ -383,6 +385,6 @@ class StreamSocket(UserSocket):
             if request == _TIOCOUTQ:
                 peer = pcb.peer
                 return 0 if peer is None else max(0, peer.used - peer.rcvbuf)
-            if pcb.urg and not pcb.oobinline:
+            if pcb.urg and not pcb.oobinline and pcb.urg_at < pcb.used:
                 return pcb.urg_at
             return pcb.used

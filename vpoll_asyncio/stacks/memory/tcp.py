@@ -592,17 +592,17 @@ class StreamPcb(Pcb):
                 chunks.append(bytearray(data))
         self.used += len(data)
 
-    def append_urgent(self, byte: bytes) -> None:
-        """The last byte of the queue, `byte`, is urgent (tcp_check_urg).
+    def mark_urgent(self, data: bytes) -> None:
+        """The last byte of `data`, which come next, is urgent (tcp_check_urg).
 
         An urgent byte before it that has not been passed becomes ordinary data,
-        unless it is next: then it is gone.
+        unless it is the next to be read: then it is gone.
         """
-        if self.urg and not self.urg_at and not self.oobinline and self.used > 1:
+        if self.urg and not self.urg_at and not self.oobinline and self.used:
             self.take(1)
         self.urg = URG_VALID
-        self.urg_at = self.used - 1
-        self.urg_byte = byte
+        self.urg_at = self.used + len(data) - 1
+        self.urg_byte = data[-1:]
 
     def take(self, count: int) -> bytes:
         """Return the first `count` bytes of the queue, fewer when there are fewer."""
