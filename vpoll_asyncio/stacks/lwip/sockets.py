@@ -11,45 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 from ...sockaddr import Address
 from ...sockets import UserSocket
 from ...sockhooks import Data, would_block
+from .addresses import raise_errno
 
 if TYPE_CHECKING:
     from .stack import LwipStack
 
-__all__ = ["LwipSocket", "from_native", "raise_errno", "to_native"]
+__all__ = ["LwipSocket"]
 
 _PEEK: Final = 1
 _TRUNC: Final = 2
 _EAGAIN: Final = -errno.EAGAIN
 _FIONREAD: Final = termios.FIONREAD
 _MAX: Final = 0xFFFF
-
-
-def raise_errno(number: int) -> None:
-    """Raise OSError for a negative result of the C side."""
-    if number < 0:
-        raise OSError(-number, os.strerror(-number))
-
-
-def to_native(ffi: Any, address: Address) -> Any:
-    """Return `address` as the C side's ``struct vp_addr``."""
-    out = ffi.new("struct vp_addr *")
-    out.port = address[1]
-    if len(address) == 4:
-        out.family = 6
-        out.scope = address[3]
-        ffi.memmove(out.ip, socket.inet_pton(socket.AF_INET6, address[0]), 16)
-    else:
-        out.family = 4
-        ffi.memmove(out.ip, socket.inet_pton(socket.AF_INET, address[0]), 4)
-    return out
-
-
-def from_native(ffi: Any, address: Any) -> Address:
-    """Return a ``struct vp_addr`` as Python writes addresses."""
-    packed = ffi.buffer(address.ip, 16)[:]
-    if address.family == 6:
-        return socket.inet_ntop(socket.AF_INET6, packed), address.port, 0, address.scope
-    return socket.inet_ntop(socket.AF_INET, packed[:4]), address.port
 
 
 class LwipSocket(UserSocket):
@@ -70,7 +43,7 @@ class LwipSocket(UserSocket):
     ) -> None:
         super().__init__(stack, family, type, proto, events=events)
         self._handle = handle
-        stack.register(handle, self.vpoll)
+        stack.core.register(handle, self.vpoll)
 
     @property
     def handle(self) -> int:
@@ -80,7 +53,7 @@ class LwipSocket(UserSocket):
     def do_recv(self, bufsize: int, flags: int) -> bytes:
         if flags & socket.MSG_OOB:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        count, data, _ = self.stack.receive(
+        count, data, _ = self.stack.core.receive(
             self._handle, min(bufsize, _MAX), _PEEK if flags & socket.MSG_PEEK else 0
         )
         if count == _EAGAIN:
@@ -93,7 +66,7 @@ class LwipSocket(UserSocket):
             return self.do_recv(bufsize, flags), 0, None
         if flags & socket.MSG_OOB:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        count, data, sender = self.stack.receive(
+        count, data, sender = self.stack.core.receive(
             self._handle,
             min(bufsize, _MAX),
             _TRUNC | (_PEEK if flags & socket.MSG_PEEK else 0),
@@ -106,7 +79,7 @@ class LwipSocket(UserSocket):
     def do_recv_into(self, buffer: memoryview, flags: int) -> int:
         if flags & socket.MSG_OOB or len(buffer) == 0:
             return super().do_recv_into(buffer, flags)
-        count = self.stack.receive_into(
+        count = self.stack.core.receive_into(
             self._handle, buffer, _PEEK if flags & socket.MSG_PEEK else 0
         )
         if count == _EAGAIN:
@@ -117,23 +90,23 @@ class LwipSocket(UserSocket):
     def do_send(self, data: Data, flags: int, address: Address | None) -> int:
         if flags & socket.MSG_OOB:
             raise OSError(errno.EOPNOTSUPP, "lwIP has no urgent data")
-        count = self.stack.send(self._handle, data, address)
+        count = self.stack.core.send(self._handle, data, address)
         if count == _EAGAIN:
             raise would_block()
         raise_errno(count)
         return count
 
     def do_bind(self, address: Address) -> None:
-        raise_errno(self.stack.call("vp_bind", self._handle, address))
+        raise_errno(self.stack.core.call("vp_bind", self._handle, address))
 
     def do_connect(self, address: Address) -> None:
-        raise_errno(self.stack.call("vp_connect", self._handle, address))
+        raise_errno(self.stack.core.call("vp_connect", self._handle, address))
 
     def do_listen(self, backlog: int) -> None:
-        raise_errno(self.stack.call("vp_listen", self._handle, backlog))
+        raise_errno(self.stack.core.call("vp_listen", self._handle, backlog))
 
     def do_accept(self) -> tuple[UserSocket, Address]:
-        handle, peer, events = self.stack.accept(self._handle)
+        handle, peer, events = self.stack.core.accept(self._handle)
         if handle == _EAGAIN:
             raise would_block()
         raise_errno(handle)
@@ -141,28 +114,28 @@ class LwipSocket(UserSocket):
         return child, peer
 
     def do_shutdown(self, how: int) -> None:
-        raise_errno(self.stack.call("vp_shutdown", self._handle, how))
+        raise_errno(self.stack.core.call("vp_shutdown", self._handle, how))
 
     def do_close(self) -> None:
-        self.stack.forget(self._handle)
+        self.stack.core.forget(self._handle)
 
     def do_getsockname(self) -> Address:
-        return self.stack.name_of("vp_sockname", self._handle)
+        return self.stack.core.name_of("vp_sockname", self._handle)
 
     def do_getpeername(self) -> Address:
-        return self.stack.name_of("vp_peername", self._handle)
+        return self.stack.core.name_of("vp_peername", self._handle)
 
     def do_getsockopt(self, level: int, optname: int) -> int | bytes:
         try:
             return self.stack.options.get(self._handle, level, optname)
         finally:
-            self.stack.settle()
+            self.stack.core.settle()
 
     def do_setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
         self.stack.options.set(self._handle, level, optname, value)
-        self.stack.settle()
+        self.stack.core.settle()
 
     def do_ioctl(self, request: int, argument: Any) -> Any:
         if request != _FIONREAD:
             return super().do_ioctl(request, argument)
-        return self.stack.available(self._handle)
+        return self.stack.core.available(self._handle)

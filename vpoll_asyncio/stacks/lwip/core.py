@@ -1,0 +1,328 @@
+"""What passes between Python and the C side: calls, masks, frames.
+
+Every call into C may change the masks of any socket, queue frames and move the
+deadline of the timers.  `Core.settle` carries that on.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from array import array
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from ...links.base import Link
+from ...sockaddr import Address
+from ...sockhooks import Data
+from ...vpoll import VPoll
+from .addresses import from_native, raise_errno, to_native
+from .config import Gateway, Interface
+from .driver import NEVER, LoopDriver
+from .masks import masks_of
+
+__all__ = ["Core", "Driven"]
+
+_log = logging.getLogger(__name__)
+
+_BATCH: Final = 64
+_SCRATCH: Final = 65536
+_DRAIN: Final = 4 * 65536
+
+
+class Driven(Protocol):
+    """Who must know when the link is broken."""
+
+    def stop_reading(self) -> None:
+        """Leave the link alone."""
+
+
+class Core:
+    """The C side of one stack, with what it needs of Python.
+
+    Parameters:
+    native -- the helper, as `vpoll_asyncio.native.load` returns it
+    link -- where frames go
+    mac, mtu -- of the interface
+
+    Raises OSError: EBUSY while another lwIP stack is open in the process, ELIBBAD when
+    the library does not match its headers.  Every method may be called from any thread.
+    """
+
+    def __init__(self, native: Any, link: Link, mac: bytes, mtu: int) -> None:
+        self.closed = True
+        self._lib: Any = native.lib
+        self._ffi: Any = native.ffi
+        self._require_matching_library()
+        ffi, lib = self._ffi, self._lib
+        self._link = link
+        self.link_error: OSError | None = None
+        """What broke the link."""
+        self.driver: LoopDriver | None = None
+        """The loop that drives the stack."""
+        self.watchers: tuple[Driven, ...] = ()
+        """Who else watches the link."""
+        port = link.native
+        config = ffi.new("struct vp_config *")
+        config.ethernet = link.medium == "ethernet"
+        config.mac = mac
+        config.mtu = mtu
+        if port is not None:
+            config.native = 1
+            config.fd, config.recv, config.send, config.context, config.batch = port
+        self._python_link = port is None
+        self._sockets = masks_of(native)
+        self._flushing = threading.Lock()
+        self._scratch_lock = threading.Lock()
+        self._scratch = ffi.new("char[]", _SCRATCH)
+        self._drained = ffi.new("char[]", _DRAIN) if self._python_link else None
+        self._lengths = ffi.new("uint32_t[]", _BATCH)
+        self._status = lib.vp_status()
+        self._unsent: list[bytes] = []
+        result = lib.vp_open(config)
+        if result == -errno.EBUSY:
+            raise OSError(errno.EBUSY, "another lwIP stack is open in this process: close it first")
+        raise_errno(result)
+        self.closed = False
+
+    def _require_matching_library(self) -> None:
+        found = self._ffi.new("struct vp_abi *")
+        self._lib.vp_abi(found)
+        if not found.ok:
+            version = self._ffi.string(found.version).decode()
+            raise OSError(
+                errno.ELIBBAD,
+                f"liblwip does not match its headers (version {version}): "
+                "reinstall the Debian packages liblwip0 and liblwip-dev together",
+            )
+
+    def configure(self, interfaces: Sequence[Interface], gateways: Sequence[Gateway]) -> None:
+        """Give the interface its addresses and routes.  Raises OSError."""
+        for interface in interfaces:
+            self._configure("vp_add_address", interface.ip, interface.network.prefixlen)
+        for gateway in gateways:
+            self._configure("vp_set_gateway", gateway)
+
+    def _configure(self, function: str, address: Gateway, *rest: int) -> None:
+        native_address = self._ffi.new("struct vp_addr *")
+        native_address.family = address.version
+        self._ffi.memmove(native_address.ip, address.packed, len(address.packed))
+        result = getattr(self._lib, function)(native_address, *rest)
+        if result < 0:
+            raise OSError(-result, f"{address}: {os.strerror(-result)}")
+
+    def counters(self) -> dict[str, int]:
+        """Return the C side's counters by name."""
+        raw = self._ffi.new("struct vp_counters *")
+        self._lib.vp_counters(raw)
+        fields = self._ffi.typeof("struct vp_counters").fields
+        return {name: int(getattr(raw, name)) for name, _ in fields}
+
+    @property
+    def due(self) -> int:
+        """When the timers must run, in milliseconds of CLOCK_MONOTONIC."""
+        return int(self._status.due_ms)
+
+    def skip(self, seconds: float) -> None:
+        """Let the timers see `seconds` pass."""
+        self._lib.vp_skip(round(seconds * 1000))
+        self.settle()
+
+    def new(self, six: bool, stream: bool) -> int:
+        """Return the handle of a new socket.  Raises OSError."""
+        handle: int = self._lib.vp_socket(6 if six else 4, stream)
+        raise_errno(handle)
+        return handle
+
+    def mask(self, handle: int) -> int:
+        """Return the mask of a socket, 0 for none."""
+        return max(0, int(self._lib.vp_mask(handle)))
+
+    # The calls of the sockets.
+
+    def register(self, handle: int, vpoll: VPoll) -> None:
+        """Let `vpoll` have the mask of socket `handle` from now on."""
+        self._sockets.register(handle, vpoll)
+
+    def forget(self, handle: int) -> None:
+        """Close socket `handle`."""
+        self._lib.vp_sock_close(handle)
+        self._sockets.forget(handle)
+        self.settle()
+
+    def call(self, function: str, handle: int, argument: Address | int) -> int:
+        """Call a function of the C side on a socket; return its result."""
+        native_argument = argument if isinstance(argument, int) else to_native(self._ffi, argument)
+        result: int = getattr(self._lib, function)(handle, native_argument)
+        self.settle()
+        return result
+
+    def accept(self, handle: int) -> tuple[int, Address, int]:
+        """Return (handle or negative errno, peer, mask) of the next connection."""
+        peer = self._ffi.new("struct vp_addr *")
+        mask = self._ffi.new("uint32_t *")
+        child: int = self._lib.vp_accept(handle, peer, mask)
+        self.settle()
+        if child < 0:
+            return child, ("", 0), 0
+        return child, from_native(self._ffi, peer), int(mask[0])
+
+    def receive(self, handle: int, size: int, flags: int) -> tuple[int, bytes, Address | None]:
+        """Return (length or negative errno, data, sender of a datagram)."""
+        ffi = self._ffi
+        sender = ffi.new("struct vp_addr *")
+        with self._scratch_lock:
+            count: int = self._lib.vp_recv(handle, self._scratch, size, flags, sender)
+            data = ffi.buffer(self._scratch, min(count, size))[:] if count > 0 else b""
+        status = self._status
+        if status.dirty or status.queued or status.more:
+            self.settle()
+        return count, data, from_native(ffi, sender) if sender.family else None
+
+    def receive_into(self, handle: int, buffer: memoryview, flags: int) -> int:
+        """Read into `buffer`; return the count or a negative errno."""
+        ffi = self._ffi
+        view = ffi.from_buffer("char[]", buffer, require_writable=True)
+        sender = ffi.new("struct vp_addr *")
+        count: int = self._lib.vp_recv(handle, view, len(buffer), flags, sender)
+        self.settle()
+        return count
+
+    def send(self, handle: int, data: Data, address: Address | None) -> int:
+        """Send; return the count or a negative errno."""
+        ffi = self._ffi
+        to = ffi.NULL if address is None else to_native(ffi, address)
+        view = data if isinstance(data, bytes) else ffi.from_buffer("char[]", data)
+        count: int = self._lib.vp_send(handle, view, len(data), to)
+        self.settle()
+        return count
+
+    def name_of(self, function: str, handle: int) -> Address:
+        """Return what ``vp_sockname`` or ``vp_peername`` says.  Raises OSError."""
+        out = self._ffi.new("struct vp_addr *")
+        raise_errno(getattr(self._lib, function)(handle, out))
+        return from_native(self._ffi, out)
+
+    def available(self, handle: int) -> int:
+        """Return how many bytes `recv` would get at once.  Raises OSError (EBADF)."""
+        count: int = self._lib.vp_getopt(handle, self._lib.VP_AVAILABLE)
+        raise_errno(count)
+        return count
+
+    # After every call into C: masks, frames, timers.
+
+    def settle(self) -> None:
+        """Carry on what the latest call into C has left: masks, frames, timers."""
+        status = self._status
+        if status.dirty:
+            self._sockets.publish()
+        if self.closed:
+            return
+        if self._python_link and (status.queued or self._unsent):
+            self._flush()
+        if status.link_errno:
+            self._ask_link()
+        driver = self.driver
+        if driver is None:
+            return
+        driver.arm(status.due_ms)
+        driver.want_writer(self.wants_writer())
+        if status.more:
+            driver.again()
+
+    def wants_writer(self) -> bool:
+        """Return whether frames wait for the link to be writable."""
+        return self.link_error is None and bool(self._status.queued or self._unsent)
+
+    def _flush(self) -> None:
+        """Move frames from the C side's queue to a link that Python serves."""
+        lock = self._flushing
+        while (self._status.queued or self._unsent) and lock.acquire(blocking=False):
+            try:
+                if not self._flush_some():
+                    return
+            finally:
+                lock.release()
+
+    def _flush_some(self) -> bool:
+        ffi = self._ffi
+        if not self._unsent:
+            count = self._lib.vp_drain(self._drained, _DRAIN, self._lengths, _BATCH)
+            at = 0
+            whole = ffi.buffer(self._drained)
+            for index in range(count):
+                end = at + self._lengths[index]
+                self._unsent.append(whole[at:end])
+                at = end
+        if self.link_error is not None:
+            self._unsent.clear()
+            return True
+        try:
+            taken = self._link.send_batch(self._unsent)
+        except OSError as exc:
+            self._unsent.clear()
+            self._lose_link(exc)
+            return True
+        del self._unsent[:taken]
+        return not self._unsent
+
+    def _ask_link(self) -> None:
+        """The C side met an error on the link, which itself knows whether that matters."""
+        self._status.link_errno = 0
+        if self.link_error is None and not self.closed:
+            self._read_link(1)
+
+    def _read_link(self, limit: int) -> None:
+        try:
+            frames = self._link.recv_batch(limit)
+        except OSError as exc:
+            self._lose_link(exc)
+            return
+        if frames:
+            lengths = array("I", map(len, frames))
+            self._lib.vp_feed(
+                b"".join(frames), self._ffi.from_buffer("uint32_t[]", lengths), len(frames)
+            )
+
+    def _lose_link(self, error: OSError) -> None:
+        if self.link_error is not None or self.closed:
+            return
+        self.link_error = error
+        _log.warning("the lwip stack has lost its link: %s", error)
+        for watcher in self.watchers:
+            watcher.stop_reading()
+        if self.driver is not None:
+            self.driver.stop_reading()
+
+    def turn(self, readable: bool) -> int:
+        """Let the stack work once: read a batch, run timers.  Returns the next deadline."""
+        if self.closed:
+            return NEVER
+        if readable and self.link_error is None:
+            if self._python_link:
+                self._read_link(_BATCH)
+                self._lib.vp_turn(0)
+            else:
+                self._lib.vp_turn(1)
+        else:
+            self._lib.vp_turn(0)
+        self.settle()
+        return int(self._status.due_ms)
+
+    def after_fork(self) -> None:
+        """In the child: C has closed its copy already."""
+        self.closed = True
+        self.driver = None
+        self._sockets.after_fork()
+        self._sockets.publish()
+
+    def close(self) -> None:
+        """Kill the sockets, tell their peers, end the C side."""
+        self.closed = True
+        self._lib.vp_quit()
+        self._sockets.publish()
+        if self._python_link and self.link_error is None:
+            self._flush()
+        self._lib.vp_close()
