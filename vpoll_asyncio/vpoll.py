@@ -15,6 +15,7 @@ handler runs before or after; with one, `OpenFile` keeps the order.
 from __future__ import annotations
 
 import errno
+import math
 import operator
 import threading
 import time
@@ -39,6 +40,10 @@ It runs in whichever thread set the events, perhaps inside a signal handler, so 
 must be quick, must not block and must not raise.  Calls of operations that overlap
 may come in either order: a waiter that needs the latest mask looks at `VPoll.peek`.
 """
+
+# A signal between the interpreter's last look and the system call does not interrupt it,
+# and its handler runs when the call is over: seconds until the main thread looks again.
+_HANDLER_DELAY: Final = 0.05
 
 _DEFAULT_NEED: Final = EventMask.IN | EventMask.OUT
 
@@ -240,7 +245,9 @@ class VPoll:
             return EventMask(seen)
         if timeout is not None and timeout <= 0:
             return EventMask(0)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        main = threading.current_thread() is threading.main_thread()
+        longest = _HANDLER_DELAY if main else threading.TIMEOUT_MAX
         # A plain lock: a handler that interrupts the wait below may release it, where
         # it would deadlock in the lock inside a threading.Event.
         asleep = threading.Lock()
@@ -258,12 +265,10 @@ class VPoll:
                 asleep.acquire(blocking=False)
                 if seen := self.peek() & wanted:
                     return EventMask(seen)
-                if deadline is None:
-                    asleep.acquire()
-                elif (remaining := deadline - time.monotonic()) > 0:
-                    asleep.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
-                else:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     return EventMask(0)
+                asleep.acquire(timeout=min(remaining, longest))
         finally:
             self.remove_waiter(wake)
 

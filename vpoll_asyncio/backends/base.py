@@ -24,6 +24,8 @@ class Mirror(abc.ABC):
     """
 
     fd: int
+    shared: bool = False
+    """Whether other processes that hold the descriptor can operate the mask."""
 
     @abc.abstractmethod
     def apply(self, command: int, argument: int, mask: int) -> int:
@@ -45,7 +47,7 @@ class Mirror(abc.ABC):
     def read_mask(self, mask: int) -> int:
         """Return the mask in force, of which this process knows `mask`.
 
-        Only a kernel object that other processes can operate knows better.
+        Asked where `shared` holds.  Raises OSError when the kernel object is gone.
         """
         return mask
 

@@ -30,6 +30,8 @@ def request(command: int) -> int:
 class DeviceMirror(Mirror):
     """One open file of the device, which every process that holds it may operate."""
 
+    shared = True
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
 

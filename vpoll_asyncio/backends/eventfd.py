@@ -38,6 +38,8 @@ def open_eventfd(mask: int) -> int:
 class EventfdMirror(Mirror):
     """One EFD_VPOLL descriptor, which every process that holds it may operate."""
 
+    shared = True
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
 

@@ -131,11 +131,24 @@ class OpenFile:
             self.mask = mirror.apply(command, argument, self.mask)
 
     def current(self) -> int:
-        """Return the mask in force, where `pending` is not None."""
+        """Return the mask in force, where `pending` is not None.
+
+        Raises OSError when the kernel object is asked for it and is gone.
+        """
         with self.lock:
             mirror = self.mirror
-            if mirror is not None and not self.busy and not self.pending and not self.map_err:
-                self.mask = mirror.read_mask(self.mask)
+            if (
+                mirror is not None
+                and mirror.shared
+                and not (self.busy or self.pending or self.map_err)
+            ):
+                self.busy = True
+                try:
+                    self.mask = mirror.read_mask(self.mask)
+                finally:
+                    self.busy = False
+                if failure := self.settle():
+                    raise failure
             mask = self.mask
             for command, argument in tuple(self.pending or ()):
                 mask = after(mask, command, argument)
@@ -208,15 +221,15 @@ class OpenFile:
             if fd < 0:
                 return
             if fd == mirror.fd:
-                self.lent = False
                 try:
-                    twin = mirror.dup()
+                    mirror.move(mirror.dup())
                 except OSError as error:
                     if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                         raise
                     # The mirror keeps this number, as there is no other to work through.
+                    self.lent = False
                     return
-                mirror.move(twin)
+                self.lent = False
             mirror.release(fd)
             return
         self.mirror = self.pending = None
