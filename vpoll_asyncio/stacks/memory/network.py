@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Host", "Network", "network"]
 
 _BROADCAST: Final = "255.255.255.255"
+_LOOPBACK_BROADCAST: Final = "127.255.255.255"
 
 
 class Network:
@@ -168,7 +169,7 @@ class Host:
         """Return whether `address` is everybody's on one of this host's IPv4 networks."""
         if is_six(address):
             return False
-        if address == _BROADCAST:
+        if address in (_BROADCAST, _LOOPBACK_BROADCAST):
             return True
         return any(
             interface.version == 4
@@ -181,6 +182,8 @@ class Host:
         """Return the hosts that a datagram to the broadcast `address` reaches, this one too."""
         seen = {id(self)}
         yield self
+        if address == _LOOPBACK_BROADCAST:
+            return
         for host in list(self.network.hosts.values()):
             if id(host) not in seen and host.is_broadcast(address):
                 seen.add(id(host))

@@ -17,6 +17,7 @@ __all__ = ["as_int", "buffer_size", "get_common", "linger_bytes", "linger_value"
 
 _SOL: Final = socket.SOL_SOCKET
 _TCP: Final = socket.IPPROTO_TCP
+_UDP: Final = socket.IPPROTO_UDP
 _IP: Final = socket.IPPROTO_IP
 _IP6: Final = socket.IPPROTO_IPV6
 
@@ -90,7 +91,11 @@ def buffer_size(asked: int, least: int) -> int:
 
 
 def get_common(pcb: Pcb, level: int, name: int, *, stream: bool) -> int | bytes:
-    """Return an option's value.  Raises OSError (ENOPROTOOPT)."""
+    """Return an option's value.  Raises OSError (ENOPROTOOPT, EOPNOTSUPP)."""
+    levels = (_SOL, _IP, _TCP if stream else _UDP)
+    if level not in levels and not pcb.six:
+        # ip_getsockopt() says so where ip_setsockopt() says ENOPROTOOPT.
+        raise oserror(errno.EOPNOTSUPP)
     if level == _SOL:
         match name:
             case socket.SO_ERROR:
@@ -103,11 +108,8 @@ def get_common(pcb: Pcb, level: int, name: int, *, stream: bool) -> int | bytes:
                 return pcb.sndbuf
             case socket.SO_RCVBUF:
                 return pcb.rcvbuf
-    elif level == _IP6:
-        if not pcb.six:
-            raise oserror(errno.ENOPROTOOPT)
-        if name == socket.IPV6_V6ONLY:
-            return int(pcb.v6only)
+    elif level == _IP6 and name == socket.IPV6_V6ONLY:
+        return int(pcb.v6only)
     key = (level, name)
     kept = _STREAM_KEPT if stream else _DATAGRAM_KEPT
     if key not in kept:

@@ -13,6 +13,7 @@ where a rule comes from.
 from __future__ import annotations
 
 import errno
+import ipaddress
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -223,7 +224,7 @@ class StreamPcb(Pcb):
         if self.six and self.v6only and not is_six(address):
             raise oserror(errno.ENETUNREACH)
         address, target = self.host.route(address)
-        if self.host.is_broadcast(address):
+        if self.host.is_broadcast(address) or ipaddress.ip_address(address).is_multicast:
             raise oserror(errno.ENETUNREACH)
         self._choose_local(address, port)
         self.raddr = address
