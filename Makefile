@@ -40,6 +40,7 @@ tools:
 	@sh .ci/setup "$(PYTHON)" "$(VENV)" tools
 
 wheel: tools
+	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
