@@ -556,9 +556,11 @@ class UserSocket(SocketHooks, socket.socket):
         try:
             self.do_close()
         finally:
-            # Threads blocked in here look again and find the socket closed.
-            vpoll.set_events(_DEAD)
-            vpoll.close()
+            # Threads blocked in here look again and find the socket closed.  A vpoll that
+            # was collected together with its socket may be closed already.
+            if not vpoll.closed:
+                vpoll.set_events(_DEAD)
+                vpoll.close()
 
     def __repr__(self) -> str:
         state = " [closed]" if self._gone else ""
