@@ -92,7 +92,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("block", shown("python"))
 def test_python_block_runs(block: Block) -> None:
-    done = run("-X", "dev", "-W", "error", "-c", block.code)
+    done = run("-W", "error", "-c", block.code)
     assert (done.returncode, done.stderr) == (0, "")
     if block.output is not None:
         assert done.stdout == block.output

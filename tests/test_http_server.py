@@ -193,7 +193,7 @@ def test_any_bytes_are_answered_or_dropped(junk: bytes) -> None:
 
 def test_program_ends_cleanly_when_interrupted_with_a_connection_open() -> None:
     with subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", str(SOURCE), "127.0.0.1", "0"],
+        [sys.executable, "-W", "error", str(SOURCE), "127.0.0.1", "0"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
