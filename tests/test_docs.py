@@ -26,6 +26,7 @@ from typing import NamedTuple
 import pytest
 
 import vpoll_asyncio
+from processes import free_port
 from vpoll_asyncio import EventMask
 from vpoll_asyncio.backends.pair import NEAREST
 
@@ -92,7 +93,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("block", shown("python"))
 def test_python_block_runs(block: Block) -> None:
-    done = run("-W", "error", "-c", block.code)
+    # The port that the pages use may be taken here.
+    done = run("-W", "error", "-c", block.code.replace("8080", str(free_port())))
     assert (done.returncode, done.stderr) == (0, "")
     if block.output is not None:
         assert done.stdout == block.output
