@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import contextvars
+import gc
 import os
 import signal
 import socket
 import ssl
 import sys
+import warnings
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any
@@ -215,3 +217,15 @@ def test_flow_control_pauses_and_resumes_the_protocol(loop: asyncio.SelectorEven
     flow.size = 0
     flow._maybe_resume_protocol()
     assert calls == ["pause", "resume"]
+
+
+def test_disowned_loop_is_collected_in_silence() -> None:
+    class Half(asyncio.SelectorEventLoop):
+        def __init__(self) -> None:
+            _asyncio.disown(self)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Half()
+        gc.collect()
+    assert not caught

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +19,7 @@ import pytest
 
 from ourloops import ALL, LoopFactory, new_vpoll, run_until, stock_event_loop, when_asleep
 from vpoll_asyncio import EventMask, loops
+from vpoll_asyncio.selector import VPollSelector
 
 Loop = asyncio.AbstractEventLoop
 
@@ -273,3 +277,28 @@ def test_loop_runs_in_another_thread() -> None:
     thread.start()
     thread.join(30)
     assert results == [thread.native_id]
+
+
+@pytest.mark.parametrize("make", [VPollSelector, loops.EventLoop], ids=["selector", "loop"])
+def test_making_one_without_enough_descriptors_fails_cleanly(
+    make: type[VPollSelector | loops.EventLoop], no_fd_leak: None
+) -> None:
+    made, errors = None, []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest_free:
+        first = lowest_free.fileno()
+    for spare in range(8):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first + spare, limits[1]))
+        try:
+            made = make()
+        except OSError as error:
+            errors.append(error.errno)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        # What is half made complains when it is collected, if at all.
+        gc.collect()
+        if made is not None:
+            break
+    assert set(errors) == {errno.EMFILE}
+    assert made is not None
+    made.close()

@@ -76,3 +76,8 @@ def signal_pipe(loop: asyncio.SelectorEventLoop) -> int:
 def handles_signals(loop: asyncio.SelectorEventLoop) -> bool:
     """Return whether the loop has signal handlers (`add_signal_handler`)."""
     return bool(loop._signal_handlers)  # type: ignore[attr-defined]
+
+
+def disown(loop: asyncio.SelectorEventLoop) -> None:
+    """Have asyncio take `loop`, whose constructor failed, for closed when it is collected."""
+    loop._closed = True  # type: ignore[attr-defined]

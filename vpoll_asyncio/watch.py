@@ -151,19 +151,21 @@ class Watch:
         # Reset before the look: an event published after the look schedules anew.
         self._scheduled = False
         wanted = self._wanted
-        vpoll = self._vpoll
         if not wanted:
             return
-        if vpoll.closed:
+        vpoll = self._vpoll
+        try:
+            seen = vpoll.peek() & wanted
+        except OSError:
             self._wanted = 0
             if self._gone is not None:
                 self._gone()
             return
-        seen = vpoll.peek() & wanted
         if not seen:
             return
         try:
             self._callback(seen)
         finally:
-            if self._wanted and not vpoll.closed:
+            # Level-triggered: look again, unless an event has scheduled it already.
+            if self._wanted and not self._scheduled and not vpoll.closed:
                 self._wake(vpoll.peek())

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .._asyncio import handles_signals, ready_queue, run_handle, signal_pipe
+from .._asyncio import disown, handles_signals, ready_queue, run_handle, signal_pipe
 from ..events import ALWAYS
 from ..install import installed
 from ..selector import VPollSelector
@@ -99,18 +99,21 @@ class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
     `sock_*` also take VPolls and user sockets, by their wait queue: no descriptor, no
     system call while the loop is awake.
 
-    Raises RuntimeError when another loop drives `stack`.
+    Raises RuntimeError when another loop drives `stack`, OSError (EMFILE, ENFILE) when
+    there are no descriptors for it.
     """
 
     vpoll_selector: VPollSelector
     """The selector that the loop waits with."""
 
     def __init__(self, stack: Stack | None = None) -> None:
+        disown(self)
         self.vpoll_selector = selector = VPollSelector()
         try:
             super().__init__(selector)
         except BaseException:
             selector.close()
+            disown(self)
             raise
         selector.has_work = ready_queue(self).__len__
         try:

@@ -45,7 +45,8 @@ class UvloopEventLoop(DispatchMixin, uvloop.Loop):  # type: ignore[misc]
     def start_watch(
         self, vpoll: VPoll, interest: int, callback: Callable[..., object], args: tuple[Any, ...]
     ) -> Watcher:
-        return Watch(self, vpoll, interest, lambda seen: callback(*args), label=callback)
+        label = callback if self.get_debug() else None
+        return Watch(self, vpoll, interest, lambda seen: callback(*args), label=label)
 
     def close(self) -> None:
         """Close the loop: its watches end, its stacks are given up but not closed."""
