@@ -316,9 +316,10 @@ actions = st.lists(
         st.tuples(st.just("receive"), st.integers(1, 8)),
         st.tuples(st.just("send"), st.integers(1, 8)),
         st.tuples(st.just("cancel"), st.integers(0, 5)),
-        st.tuples(st.just("turn"), st.integers(1, 3)),
+        st.tuples(st.just("turn"), st.integers(1, 4)),
     ),
-    max_size=40,
+    min_size=10,
+    max_size=60,
 )
 
 
@@ -340,8 +341,10 @@ async def interleave(hosts: Hosts, program: list[Action]) -> None:
                 data = bytes((len(sent) + index) % 251 for index in range(number))
                 client.send(data)
                 sent += data
-            elif action == "cancel" and tasks:
-                tasks[number % len(tasks)].cancel()
+            elif action == "cancel":
+                pending = [task for task in tasks if not task.done()]
+                if pending:
+                    pending[number % len(pending)].cancel()
             else:
                 await turns(number)
         for task in tasks:
