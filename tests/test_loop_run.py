@@ -179,7 +179,7 @@ def test_new_event_loop_is_a_loop_factory(loop: LoopName, stack: Stack) -> None:
 
 def test_unknown_loop_is_a_value_error(loop: LoopName) -> None:
     with pytest.raises(ValueError, match=r"'trio'.*expected 'asyncio' or 'uvloop'"):
-        loops.new_event_loop(loop="trio")  # type: ignore[arg-type]
+        loops.new_event_loop(loop="trio")
 
 
 def test_missing_uvloop_names_the_extra(loop: LoopName, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from vpoll_asyncio.stacks.host import host_stack
 
 import vpoll_asyncio as va
 from processes import free_port
+from vpoll_asyncio.stacks.host import host_stack
 
 pytestmark = pytest.mark.needs("lwip", "slirp")
 

@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             _show(loop)
         except (DemoError, OSError, TimeoutError) as exc:
-            print(f"demo failed on {loop}: {exc or type(exc).__name__}", file=sys.stderr)
+            print(f"demo failed on {loop}: {str(exc) or type(exc).__name__}", file=sys.stderr)
             return 1
     print("demo passed")
     return 0

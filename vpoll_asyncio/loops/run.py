@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Coroutine, Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ..install import install
 from ..stacks.base import Stack
@@ -19,7 +19,7 @@ _Result = TypeVar("_Result")
 
 
 def new_event_loop(
-    *, loop: Literal["asyncio", "uvloop"] = "asyncio", stack: Stack | None = None
+    *, loop: str = "asyncio", stack: Stack | None = None
 ) -> asyncio.AbstractEventLoop:
     """Return a new event loop, `EventLoop` or `UvloopEventLoop`.
 
@@ -53,7 +53,7 @@ def _installed(stack: Stack) -> Iterator[None]:
 def run(
     main: Coroutine[Any, Any, _Result],
     *,
-    loop: Literal["asyncio", "uvloop"] = "asyncio",
+    loop: str = "asyncio",
     stack: Stack | None = None,
     debug: bool | None = None,
 ) -> _Result:
