@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import select
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vpoll_asyncio import EventMask, VPoll, backends
 from vpoll_asyncio.backends import by_name, tcppair
 from vpoll_helpers import (
+    DEADLINE,
     PAIRS,
     by_epoll,
     by_poll,
@@ -23,6 +27,9 @@ from vpoll_helpers import (
     in_child,
     open_descriptors,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 IN, OUT, PRI, ERR = EventMask.IN, EventMask.OUT, EventMask.PRI, EventMask.ERR
 
@@ -246,6 +253,65 @@ def test_closed_connections_hold_no_port() -> None:
         # Without SO_REUSEADDR: a connection in TIME_WAIT would hold it.
         with socket.socket() as again:
             again.bind(address)
+
+
+@pytest.mark.parametrize("event", [IN, PRI, ERR])
+@pytest.mark.parametrize("others", [0, OUT])
+def test_a_full_congestion_window_delays_no_event(event: EventMask, others: EventMask) -> None:
+    # The initial window is ten segments, and acknowledgements of single bytes are put off.
+    with VPoll(others, backend="tcppair") as vpoll:
+        fd = vpoll.fileno()
+        for _ in range(100):
+            vpoll.add_events(event)
+            assert by_poll(fd) & 0xF == others | event
+            vpoll.del_events(event)
+            assert by_poll(fd) & 0xF == others
+
+
+class Late(socket.socket):
+    """Sends from another thread, some time later, as a loaded loopback delivers."""
+
+    under_way: list[threading.Timer] = []
+
+    def send(self, data: Buffer, flags: int = 0, /) -> int:
+        self.under_way.append(threading.Timer(1e-3, super().send, (bytes(data), flags)))
+        self.under_way[-1].start()
+        return memoryview(data).nbytes
+
+
+def test_what_the_loopback_delivers_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected_pair = tcppair.connected_pair
+
+    def late(window: int) -> tuple[socket.socket, socket.socket]:
+        front, back = connected_pair(window)
+        return front, Late(fileno=back.detach())
+
+    monkeypatch.setattr(tcppair, "connected_pair", late)
+    with VPoll(backend="tcppair") as vpoll:
+        fd = vpoll.fileno()
+        for before, after in itertools.permutations([0, IN, PRI, IN | PRI, OUT | PRI], 2):
+            vpoll.set_events(before)
+            assert by_poll(fd) & 0xF == before
+            vpoll.set_events(after)
+            assert by_poll(fd) & 0xF == after
+        while Late.under_way:
+            Late.under_way.pop().join(DEADLINE)
+
+
+def test_nothing_changes_by_itself() -> None:
+    # Within this time TCP sends again what is not acknowledged, probes closed windows and
+    # sends the acknowledgements that it has put off.
+    quiet = 0.5
+    with contextlib.ExitStack() as stack, select.epoll() as epoll:
+        for mask, event in itertools.product(range(8), [IN, PRI, OUT, ERR]):
+            vpoll = stack.enter_context(VPoll(backend="tcppair"))
+            fd = vpoll.fileno()
+            for _ in range(12):
+                vpoll.set_events(mask ^ event)
+                vpoll.set_events(mask)
+            assert by_poll(fd) & 0xF == mask
+            epoll.register(fd, 0xF ^ mask)
+        assert epoll.poll(quiet) == []
 
 
 def test_memory_in_flight_is_bounded_when_out_is_cleared() -> None:

@@ -69,6 +69,10 @@ class PairMirror(Mirror):
     with more than IN and OUT extends `change`.
     """
 
+    drifts = False
+    """Whether an event may appear without a stranger's doing, so that each operation
+    looks first; events that disappear are noticed in any case."""
+
     def __init__(self, front: socket.socket, back: socket.socket, exact: int) -> None:
         self.front = front
         self.back = back
@@ -96,7 +100,7 @@ class PairMirror(Mirror):
         self.check_owner()
         want = nearest(mask, self._exact)
         shown = self._shown
-        if shown & want or shown == _UNKNOWN:
+        if shown & want or shown == _UNKNOWN or self.drifts:
             shown = self.look()
         if shown != want:
             self._shown = _UNKNOWN

@@ -45,9 +45,8 @@ _OPT_TSONLY: Final = 1 << 11
 _STAMPED: Final = [(socket.SOL_SOCKET, _SO_TIMESTAMPING, struct.pack("=I", _TX_SCHED))]
 _MSG_ERRQUEUE: Final = 0x2000
 
-# struct tcp_info: tcpi_bytes_received.
-_INFO_SIZE: Final = 136
-_bytes_received: Final = struct.Struct("=128xQ")
+# struct tcp_info: tcpi_unacked, tcpi_bytes_received.
+_info: Final = struct.Struct("=24xI100xQ")
 
 _AT_ONCE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -59,6 +58,8 @@ _PATIENCE: Final = 2.0  # seconds
 
 class TcpPairMirror(PairMirror):
     """A loopback TCP connection whose front shows IN, OUT, PRI and ERR."""
+
+    drifts = True
 
     def __init__(self, front: socket.socket, back: socket.socket, exact: int) -> None:
         self._sent = 0
@@ -99,21 +100,19 @@ class TcpPairMirror(PairMirror):
         if self._arrived:
             return
         deadline = time.monotonic() + _PATIENCE
-        overdue = False
-        while True:
-            info = self.front.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-            if _bytes_received.unpack(info)[0] == self._sent:
-                self._arrived = True
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "the loopback does not deliver")
-            if overdue:
-                time.sleep(_PAUSE)
-            else:
-                # The sender's congestion window is full until these are acknowledged,
-                # which the receiver of single bytes puts off.
-                self.front.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-                overdue = True
+        while self._front_info()[1] != self._sent:
+            # The sender's congestion window may be full until what has arrived is
+            # acknowledged, which the receiver of single bytes puts off.
+            acknowledge(self.front)
+            if self._front_info()[1] != self._sent:
+                pause(deadline)
+        self._arrived = True
+
+    def _front_info(self) -> tuple[int, int]:
+        """Return how many segments are not acknowledged, and how many bytes were received."""
+        info = self.front.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _info.size)
+        unacknowledged, received = _info.unpack(info)
+        return unacknowledged, received
 
     def _set_readable(self, shown: int, want: int) -> None:
         clear = shown & ~want
@@ -158,12 +157,16 @@ class TcpPairMirror(PairMirror):
                 except BlockingIOError:
                     pass
             if not drain(self.back):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, "the loopback does not deliver")
-                self.back.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-                time.sleep(_PAUSE)
+                acknowledge(self.back)
+                pause(deadline)
+        # A segment that is sent again, since its acknowledgement is put off, would bring
+        # a second timestamp, after ERR was cleared perhaps.
+        drain(self.back)
+        acknowledge(self.back)
+        while self._front_info()[0]:
+            pause(deadline)
+            acknowledge(self.back)
         if not want & OUT:
-            # What was let out may be acknowledged only later, and would raise OUT then.
             self._clear_out()
 
     def _clear_error(self) -> None:
@@ -172,6 +175,18 @@ class TcpPairMirror(PairMirror):
                 self.front.recvmsg(0, 0, _MSG_ERRQUEUE | socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
+
+
+def acknowledge(end: socket.socket) -> None:
+    """Send the acknowledgement that `end` puts off, if it does."""
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def pause(deadline: float) -> None:
+    """Let the loopback work for a moment.  Raises TimeoutError after `deadline`."""
+    if time.monotonic() > deadline:
+        raise TimeoutError(errno.ETIMEDOUT, "the loopback does not deliver")
+    time.sleep(_PAUSE)
 
 
 def connected_pair(window: int) -> tuple[socket.socket, socket.socket]:
