@@ -325,6 +325,75 @@ def test_sock_methods_take_both_kinds(loop: Loop, stack: Stack) -> None:
     loop.run_until_complete(main())
 
 
+def test_call_that_is_cancelled_before_it_begins_leaves_nothing(loop: Loop, stack: Stack) -> None:
+    async def main() -> None:
+        with socket.socket() as kernel, stack.socket() as user:
+            for sock in (kernel, user):
+                sock.setblocking(False)
+                task = asyncio.ensure_future(loop.sock_connect(sock, ("127.0.0.1", 1)))
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+    # A coroutine that nobody awaited warns, and warnings are errors here.
+    loop.run_until_complete(main())
+    gc.collect()
+
+
+async def accepted_pair(stack: Stack) -> tuple[socket.socket, socket.socket]:
+    running = asyncio.get_running_loop()
+    with stack.socket() as listener:
+        client = stack.socket()
+        listener.setblocking(False)
+        client.setblocking(False)
+        listener.bind(("10.1.1.1", 0))
+        listener.listen()
+        await running.sock_connect(client, listener.getsockname())
+        accepted, _ = await running.sock_accept(listener)
+    return accepted, client
+
+
+def test_socket_accepted_elsewhere_gets_a_transport(loop: Loop, stack: Stack) -> None:
+    async def main() -> bytes:
+        accepted, client = await accepted_pair(stack)
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
+        with client:
+            transport.write(b"hello")
+            transport.close()
+            return await loop.sock_recv(client, 100)
+
+    assert loop.run_until_complete(main()) == b"hello"
+
+
+def test_files_are_sent_over_the_stack(loop: Loop, stack: Stack) -> None:
+    async def drain(sock: socket.socket) -> bytes:
+        received = b""
+        while data := await loop.sock_recv(sock, 65536):
+            received += data
+        return received
+
+    async def main() -> None:
+        accepted, client = await accepted_pair(stack)
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
+        receiving = asyncio.ensure_future(drain(client))
+        assert await loop.sendfile(transport, file) == len(content)
+        transport.close()
+        assert await receiving == content
+        client.close()
+        file.seek(0)
+        accepted, client = await accepted_pair(stack)
+        with client:
+            receiving = asyncio.ensure_future(drain(client))
+            with accepted:
+                assert await loop.sock_sendfile(accepted, file) == len(content)
+            assert await receiving == content
+
+    with open(__file__, "rb") as file:
+        content = file.read()
+        file.seek(0)
+        loop.run_until_complete(main())
+
+
 def test_datagrams_are_the_stacks(loop: Loop) -> None:
     class Receiver(asyncio.DatagramProtocol):
         def datagram_received(self, data: bytes, addr: Any) -> None:

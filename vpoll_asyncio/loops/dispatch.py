@@ -11,8 +11,8 @@ import abc
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from .. import transports
 from ..events import IN, OUT
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     _Base = asyncio.AbstractEventLoop
 else:
     _Base = object
-
-_Result = TypeVar("_Result")
 
 
 def _is_ours(transport: asyncio.BaseTransport) -> bool:
@@ -186,11 +184,6 @@ class DispatchMixin(_Base):
         else:
             stack = current_stack()
         return None if stack.kernel else stack
-
-    async def _as_kernel(self, call: Awaitable[_Result]) -> _Result:
-        """Await what the loop below does with a kernel socket, names by the kernel, too."""
-        with host_stack().activate():
-            return await call
 
     async def create_connection(  # type: ignore[override]
         self,
@@ -367,11 +360,13 @@ class DispatchMixin(_Base):
             return sockops.sock_sendto(self, sock, data, address)
         return super().sock_sendto(sock, data, address)
 
-    def sock_connect(self, sock: socket.socket, address: Any) -> Coroutine[Any, Any, None]:
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect `sock`; a name in `address` is resolved by the socket's own stack."""
         if isinstance(sock, UserSocket):
-            return sockops.sock_connect(self, sock, address)
-        return self._as_kernel(super().sock_connect(sock, address))
+            await sockops.sock_connect(self, sock, address)
+            return
+        with host_stack().activate():
+            await super().sock_connect(sock, address)
 
     def sock_accept(self, sock: socket.socket) -> Coroutine[Any, Any, tuple[socket.socket, Any]]:
         """Accept a connection; return (socket, peer)."""
