@@ -114,10 +114,14 @@ class Lab:
         sock.listen(backlog)
         return sock
 
-    def connecting(self, to: socket.socket) -> socket.socket:
+    def stream_to(self, address: Any) -> socket.socket:
+        """A socket that has begun to connect to `address`."""
         sock = self.stream()
-        assert sock.connect_ex(to.getsockname()) == errno.EINPROGRESS
+        assert sock.connect_ex(address) == errno.EINPROGRESS
         return sock
+
+    def connecting(self, to: socket.socket) -> socket.socket:
+        return self.stream_to(to.getsockname())
 
     def pair(
         self, prepare: Callable[[socket.socket], object] = lambda sock: None

@@ -11,11 +11,11 @@ import pytest
 
 from memory_helpers import (
     FIONREAD,
-    SIOCATMARK,
     HUP,
+    RDHUP,
+    SIOCATMARK,
     Lab,
     R,
-    RDHUP,
     W,
     ask,
     error_of,

@@ -169,7 +169,7 @@ class StreamSocket(UserSocket):
                     changed = True
                 if before > pcb.rcvbuf:
                     touched = []
-                    pcb.consumed(before, touched)
+                    pcb.room_made(touched)
         if not ordinary:
             return self._recv_special(bufsize, flags)
         if changed:
@@ -201,7 +201,8 @@ class StreamSocket(UserSocket):
             else:
                 data = self._take(bufsize)
                 touched.append(pcb)
-                pcb.consumed(before, touched)
+                if before > pcb.rcvbuf:
+                    pcb.room_made(touched)
                 pcb.refresh()
             if data:
                 return data
@@ -370,7 +371,7 @@ class StreamSocket(UserSocket):
             else:
                 set_common(pcb, level, optname, value, stream=True)
                 if level == _SOL and optname == socket.SO_RCVBUF:
-                    pcb.consumed(pcb.used + pcb.sndbuf, touched)
+                    pcb.room_made(touched)
         publish(*touched)
 
     def do_ioctl(self, request: int, argument: Any) -> Any:

@@ -655,14 +655,9 @@ class StreamPcb(Pcb):
             skip = 0
         return b"".join(parts)
 
-    def consumed(self, before: int, touched: Touched) -> None:
-        """The queue or its limit has changed since `before` bytes waited.
-
-        The sender may have room, a FIN may come.
-        """
+    def room_made(self, touched: Touched) -> None:
+        """What the peer still held may have arrived, since data were taken or the buffer grew."""
         sender = self.peer
-        if before <= self.rcvbuf:
-            return
         if self.fin == FIN_WAITS and self.used <= self.rcvbuf:
             self.receive_fin(touched)
         if sender is not None and not sender.orphan:
