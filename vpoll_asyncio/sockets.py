@@ -559,8 +559,10 @@ class UserSocket(SocketHooks, socket.socket):
             # Threads blocked in here look again and find the socket closed.  A vpoll that
             # was collected together with its socket may be closed already.
             if not vpoll.closed:
-                vpoll.set_events(_DEAD)
-                vpoll.close()
+                try:
+                    vpoll.set_events(_DEAD)
+                finally:
+                    vpoll.close()
 
     def __repr__(self) -> str:
         state = " [closed]" if self._gone else ""
