@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import ssl
 import sys
 import warnings
 import weakref
@@ -392,6 +393,14 @@ def test_files_are_sent_over_the_stack(loop: Loop, stack: Stack) -> None:
         content = file.read()
         file.seek(0)
         loop.run_until_complete(main())
+
+
+def test_tls_over_what_is_no_transport_is_a_type_error(loop: Loop) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with pytest.raises(TypeError):
+        loop.run_until_complete(
+            loop.start_tls(None, asyncio.Protocol(), context)  # type: ignore[arg-type]
+        )
 
 
 def test_datagrams_are_the_stacks(loop: Loop) -> None:

@@ -32,8 +32,10 @@ else:
     _Base = object
 
 
-def _is_ours(transport: asyncio.BaseTransport) -> bool:
-    return isinstance(transport.get_extra_info("socket"), transports.SocketView)
+def _is_ours(transport: object) -> bool:
+    return isinstance(transport, asyncio.BaseTransport) and isinstance(
+        transport.get_extra_info("socket"), transports.SocketView
+    )
 
 
 class Watcher(Protocol):
