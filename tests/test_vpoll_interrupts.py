@@ -424,6 +424,7 @@ def test_closing_one_of_two_handles_never_fails_for_want_of_descriptors(backend:
         with descriptors_left(0):
             vpoll.close()
             assert twin.set_events(OUT) == OUT
+            assert twin.fileno() == fd
         assert by_poll(twin.fileno()) & (IN | OUT) == OUT
         twin.set_events(IN)
         assert by_poll(twin.fileno()) & (IN | OUT) == IN

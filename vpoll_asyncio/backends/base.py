@@ -34,8 +34,7 @@ class Mirror(abc.ABC):
         `mask` is what the mask becomes as far as this process knows.  A backend
         whose kernel object can be operated from several processes passes the
         command on and returns what the kernel then holds; a pair shows `mask`.
-        Raises OSError when the kernel object is gone, and PermissionError (EPERM)
-        as `check_owner` does.
+        Called after `check_owner`.  Raises OSError when the kernel object is gone.
         """
 
     def check_owner(self) -> None:

@@ -142,13 +142,7 @@ class OpenFile:
                 and mirror.shared
                 and not (self.busy or self.pending or self.map_err)
             ):
-                self.busy = True
-                try:
-                    self.mask = mirror.read_mask(self.mask)
-                finally:
-                    self.busy = False
-                if failure := self.settle():
-                    raise failure
+                return mirror.read_mask(self.mask)
             mask = self.mask
             for command, argument in tuple(self.pending or ()):
                 mask = after(mask, command, argument)

@@ -97,7 +97,6 @@ class PairMirror(Mirror):
             )
 
     def apply(self, command: int, argument: int, mask: int) -> int:
-        self.check_owner()
         want = nearest(mask, self._exact)
         shown = self._shown
         if shown & want or shown == _UNKNOWN or self.drifts:
