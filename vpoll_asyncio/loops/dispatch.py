@@ -265,7 +265,7 @@ class DispatchMixin(_Base):
         self, transport: Any, protocol: asyncio.BaseProtocol, sslcontext: Any, **options: Any
     ) -> Any:
         """Upgrade `transport`, ours or the kernel's, to TLS; return the new transport."""
-        if isinstance(transport.get_extra_info("socket"), transports.SocketView):
+        if _is_ours(transport):
             return await transports.start_tls(self, transport, protocol, sslcontext, **options)
         return await super().start_tls(transport, protocol, sslcontext, **options)
 
@@ -279,7 +279,7 @@ class DispatchMixin(_Base):
         fallback: bool = True,
     ) -> int:
         """Send `file` over `transport`; return the count of bytes."""
-        if isinstance(transport.get_extra_info("socket"), transports.SocketView):
+        if _is_ours(transport):
             return await transports.sendfile(
                 self, transport, file, offset, count, fallback=fallback
             )
