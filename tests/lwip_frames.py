@@ -18,7 +18,7 @@ def checksum(data: bytes) -> int:
     """The Internet checksum, RFC 1071."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -188,7 +188,7 @@ class Fuzzer:
         self.peer4 = str(ipaddress.ip_address(four) + 1)
         self.peer6 = str(ipaddress.ip_address(six) + 1)
 
-    def bytes(self, low: int, high: int) -> bytes:
+    def noise(self, low: int, high: int) -> bytes:
         return self.random.randbytes(self.random.randint(low, high))
 
     def _ends(self) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -223,13 +223,13 @@ class Fuzzer:
             flags,
             pick.getrandbits(32),
             pick.getrandbits(32),
-            self.bytes(0, 60),
+            self.noise(0, 60),
             window=pick.choice((0, 1, 100, 65535)),
             options=self._options(),
         )
 
     def _udp(self) -> bytes:
-        return udp(*self._ends(), self.bytes(0, 300))
+        return udp(*self._ends(), self.noise(0, 300))
 
     def _icmp(self) -> bytes:
         pick = self.random
@@ -238,8 +238,8 @@ class Fuzzer:
             kind = pick.choice((1, 2, 3, 4, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 143))
         else:
             kind = pick.choice((0, 3, 4, 5, 8, 11, 12, 13))
-        inner = pick.choice((self._udp(), self._tcp(), self.bytes(0, 80)))
-        rest = pick.choice((bytes(4) + inner[:60], self.bytes(0, 80), bytes(4) + packed(dst[0])))
+        inner = pick.choice((self._udp(), self._tcp(), self.noise(0, 80)))
+        rest = pick.choice((bytes(4) + inner[:60], self.noise(0, 80), bytes(4) + packed(dst[0])))
         return icmp(kind, pick.randint(0, 5), rest, src[0], dst[0])
 
     def _fragment(self) -> bytes:
@@ -247,7 +247,7 @@ class Fuzzer:
         src, dst = self._ends()
         ident = pick.randint(1, 3)
         offset, more = pick.choice((0, 0, 8, 16, 24, 8184)), pick.random() < 0.7
-        body = bytes(8) + self.bytes(0, 40)
+        body = bytes(8) + self.noise(0, 40)
         body = body[: len(body) // 8 * 8] if pick.random() < 0.9 else body
         if ":" in src[0]:
             header = struct.pack("!BBHI", pick.choice((6, 17, 58)), 0, offset * 8 | more, ident)
@@ -264,9 +264,9 @@ class Fuzzer:
     def _extended(self) -> bytes:
         pick = self.random
         header = bytes([pick.choice((58, 17, 6, 0, 43, 44, 59, 60)), pick.randint(0, 3)])
-        options = pick.choice((b"\5\2\0\0\1\0", b"\1\4\0\0\0\0", self.bytes(6, 30)))
+        options = pick.choice((b"\5\2\0\0\1\0", b"\1\4\0\0\0\0", self.noise(6, 30)))
         return ipv6(
-            header + options + self.bytes(0, 40),
+            header + options + self.noise(0, 40),
             pick.choice((0, 43, 44, 60)),
             self.peer6,
             pick.choice((self.six, "ff02::1")),
@@ -277,9 +277,9 @@ class Fuzzer:
         pick = self.random
         kind = pick.randint(0, 9)
         if kind == 0:
-            return self.bytes(0, 80)
+            return self.noise(0, 80)
         if kind == 1:
-            return ethernet(self.bytes(0, 100), pick.choice((0x0800, 0x0806, 0x86DD, 0x8100)))
+            return ethernet(self.noise(0, 100), pick.choice((0x0800, 0x0806, 0x86DD, 0x8100)))
         if kind == 2:
             made = arp(pick.randint(0, 3), self.peer4, self.four)
             return ethernet(made[: pick.randint(0, 28)] if pick.random() < 0.3 else made, 0x0806)

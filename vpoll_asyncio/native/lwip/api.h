@@ -70,6 +70,7 @@ int vp_bind(uint64_t handle, const struct vp_addr *addr);
 int vp_listen(uint64_t handle, int backlog);
 int64_t vp_accept(uint64_t handle, struct vp_addr *peer, uint32_t *mask);
 int vp_connect(uint64_t handle, const struct vp_addr *addr);
+int vp_finish_connect(uint64_t handle);
 int vp_shutdown(uint64_t handle, int how);
 int64_t vp_recv(uint64_t handle, char *out, size_t size, int flags, struct vp_addr *from);
 int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_addr *to);
@@ -79,7 +80,7 @@ int vp_mask(uint64_t handle);
 int64_t vp_getopt(uint64_t handle, int option);
 int vp_setopt(uint64_t handle, int option, int64_t value);
 
-enum vp_flags { VP_PEEK = 1, VP_TRUNC = 2 };
+enum vp_flags { VP_PEEK = 1, VP_TRUNC = 2, VP_WAIT = 4 };
 
 enum vp_option {
     VP_ERROR, VP_ACCEPTCONN, VP_REUSEADDR, VP_KEEPALIVE, VP_BROADCAST, VP_RCVBUF, VP_SNDBUF,

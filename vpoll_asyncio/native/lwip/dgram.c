@@ -149,8 +149,12 @@ int64_t dgram_recv(struct sock *s, char *out, size_t size, int flags, struct vp_
     int64_t result;
     if (s->error)
         return -sock_take_error(s);
-    if (d == NULL)
-        return s->shut_rd || s->state == S_DEAD ? 0 : -EAGAIN;
+    if (d == NULL) {
+        /* __skb_recv_udp(): who would wait is told the end, who would not, EAGAIN. */
+        if (s->state == S_DEAD || (s->shut_rd && flags & VP_WAIT))
+            return 0;
+        return -EAGAIN;
+    }
     result = pbuf_copy_partial(d->p, out, (u16_t)LWIP_MIN(size, 0xffffu), 0);
     if (flags & VP_TRUNC)
         result = d->p->tot_len;
@@ -170,10 +174,8 @@ int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_
 {
     struct pbuf *p;
     err_t err;
-    if (s->error)
-        return -sock_take_error(s);
-    if (s->shut_wr || s->state == S_DEAD)
-        return -EPIPE;
+    if (s->state == S_DEAD)
+        return s->error ? -sock_take_error(s) : -EPIPE;
     if (to == NULL && s->state != S_CONNECTED)
         return -EDESTADDRREQ;
     if (to == NULL) {
@@ -186,6 +188,10 @@ int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_
         return -EINVAL;
     if (nets_is_broadcast(to) && !s->broadcast)
         return -EACCES;
+    if (s->error)
+        return -sock_take_error(s);
+    if (s->shut_wr)
+        return -EPIPE;
     if (link_full())
         return -EAGAIN;
     p = pbuf_alloc(PBUF_TRANSPORT, (u16_t)size, PBUF_RAM);

@@ -18,6 +18,8 @@ static int64_t get(struct sock *s, int option)
     case VP_TOS: return s->tos;
     case VP_V6ONLY: return s->v6 ? s->v6only : -ENOPROTOOPT;
     case VP_AVAILABLE:
+        if (s->state == S_LISTEN)
+            return -EINVAL;
         return s->stream ? (int64_t)s->rx_bytes : s->dg_head ? (int64_t)s->dg_head->p->tot_len : 0;
     default: break;
     }

@@ -75,7 +75,7 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
     if (s->aq_len > s->backlog || (child = sock_new(s->v6, 1)) == NULL)
         return ERR_MEM;
     child->state = S_CONNECTED;
-    child->established = child->told = child->bound = 1;
+    child->told = child->bound = 1;
     child->v6only = s->v6only;
     child->reuse = s->reuse;
     child->keepalive = s->keepalive;
@@ -134,7 +134,6 @@ int stream_listen(struct sock *s, int backlog)
     s->pcb.tcp = listening;
     s->state = S_LISTEN;
     s->backlog = backlog;
-    s->shut_rd = s->shut_wr = 0;
     tcp_arg(listening, s);
     tcp_accept(listening, on_accept);
     return 0;
@@ -144,7 +143,7 @@ struct sock *stream_accept(struct sock *s, int *error)
 {
     struct sock *child = s->aq_head;
     if (s->state != S_LISTEN) {
-        *error = s->error ? sock_take_error(s) : EINVAL;
+        *error = s->error == ENETDOWN ? sock_take_error(s) : EINVAL;
         return NULL;
     }
     if (child == NULL) {

@@ -55,8 +55,8 @@ struct sock {
     uint8_t v6only;
     uint8_t state;
     uint8_t bound;
-    uint8_t established;        /* it was connected once */
-    uint8_t told;               /* a connect() said so: further ones are EISCONN */
+    uint8_t disconnecting;      /* shut down after it failed: connect() is EINVAL */
+    uint8_t told;               /* a connect() said that it is connected: more are EISCONN */
     uint8_t fin;                /* the peer's FIN is here */
     uint8_t shut_rd, shut_wr;   /* our own shutdown() */
     uint8_t blocked;            /* lwIP could not take a single byte more */

@@ -245,6 +245,17 @@ void sock_from_ip(const struct sock *s, const ip_addr_t *ip, u16_t port, struct 
     }
 }
 
+/* As the kernel has it, "any" as a destination is this host. */
+static void any_is_here(ip_addr_t *ip)
+{
+    if (!ip_addr_isany(ip))
+        return;
+    if (IP_IS_V6(ip))
+        ip_2_ip6(ip)->addr[3] = PP_HTONL(1);
+    else
+        ip_2_ip4(ip)->addr = PP_HTONL(IPADDR_LOOPBACK);
+}
+
 int64_t vp_socket(int family, int stream)
 {
     struct sock *s = NULL;
@@ -337,16 +348,23 @@ int vp_connect(uint64_t handle, const struct vp_addr *addr)
     ON_SOCKET(int, handle, {
         ip_addr_t ip;
         if ((result = sock_to_ip(s, addr, &ip)) == 0) {
-            if (ip_addr_isany(&ip)) {
-                /* As the kernel has it, "any" as a destination is this host. */
-                if (IP_IS_V6(&ip))
-                    ip_2_ip6(&ip)->addr[3] = PP_HTONL(1);
-                else
-                    ip_2_ip4(&ip)->addr = PP_HTONL(IPADDR_LOOPBACK);
-            }
+            any_is_here(&ip);
             result = s->stream ? stream_connect(s, &ip, (u16_t)addr->port)
                                : dgram_connect(s, &ip, (u16_t)addr->port);
         }
+    })
+}
+
+/* How the attempt to connect ended, for who waited for it. */
+int vp_finish_connect(uint64_t handle)
+{
+    ON_SOCKET(int, handle, {
+        if (!s->stream || (s->state == S_CONNECTED && s->told))
+            result = 0;
+        else if (s->state == S_NEW)
+            result = -ECONNABORTED;
+        else
+            result = stream_connect(s, &s->remote, s->remote_port);
     })
 }
 
@@ -377,8 +395,10 @@ int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_
             result = stream_send(s, data, size);
         else if (to == NULL)
             result = dgram_send(s, data, size, NULL, 0);
-        else if ((result = sock_to_ip(s, to, &ip)) == 0)
+        else if ((result = sock_to_ip(s, to, &ip)) == 0) {
+            any_is_here(&ip);
             result = dgram_send(s, data, size, &ip, (u16_t)to->port);
+        }
     })
 }
 

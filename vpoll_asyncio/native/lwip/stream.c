@@ -258,7 +258,6 @@ static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
     struct sock *s = arg;
     LWIP_UNUSED_ARG(err);
     s->state = S_CONNECTED;
-    s->established = 1;
     ip_addr_copy(s->local, pcb->local_ip);
     s->local_port = pcb->local_port;
     sock_touch(s, 1);
@@ -301,8 +300,10 @@ int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
         return 0;
     case S_DEAD: {
         int error;
-        if (s->established)
-            return s->error ? -sock_take_error(s) : -EISCONN;
+        if (s->told)
+            return -EISCONN;
+        if (s->disconnecting)
+            return -EINVAL;
         error = s->error ? sock_take_error(s) : ECONNABORTED;
         disconnect(s);
         return -error;
@@ -321,7 +322,6 @@ int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
         return err == ERR_USE ? -EADDRNOTAVAIL : err == ERR_BUF ? -EADDRNOTAVAIL : -errno_of(err);
     }
     s->state = S_CONNECTING;
-    s->shut_rd = s->shut_wr = 0;
     ip_addr_copy(s->local, pcb->local_ip);
     ip_addr_copy(s->remote, pcb->remote_ip);
     s->local_port = pcb->local_port;
@@ -333,8 +333,11 @@ int stream_shutdown(struct sock *s, int how)
 {
     int rd = how != 1, wr = how != 0;
     switch (s->state) {
-    case S_NEW:
     case S_DEAD:
+        /* inet_shutdown(): SS_DISCONNECTING, for a connect() that nobody asked about. */
+        s->disconnecting |= !s->told;
+        /* fall through */
+    case S_NEW:
         s->shut_rd |= rd;
         s->shut_wr |= wr;
         sock_touch(s, 1);
@@ -359,6 +362,7 @@ int stream_shutdown(struct sock *s, int how)
     default:
         break;
     }
+    s->told = 1;
     s->shut_rd |= rd;
     if (wr && !s->shut_wr) {
         s->shut_wr = 1;

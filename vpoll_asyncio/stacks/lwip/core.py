@@ -159,6 +159,12 @@ class Core:
         self.settle()
         return result
 
+    def finish_connect(self, handle: int) -> int:
+        """Return the errno with which connecting ended, 0 for success."""
+        result: int = self._lib.vp_finish_connect(handle)
+        self.settle()
+        return -result
+
     def accept(self, handle: int) -> tuple[int, Address, int]:
         """Return (handle or negative errno, peer, mask) of the next connection."""
         peer = self._ffi.new("struct vp_addr *")
@@ -281,10 +287,19 @@ class Core:
             self._lose_link(exc)
             return
         if frames:
-            lengths = array("I", map(len, frames))
-            self._lib.vp_feed(
-                b"".join(frames), self._ffi.from_buffer("uint32_t[]", lengths), len(frames)
-            )
+            self._feed(frames)
+
+    def _feed(self, frames: Sequence[bytes]) -> None:
+        lengths = array("I", map(len, frames))
+        self._lib.vp_feed(
+            b"".join(frames), self._ffi.from_buffer("uint32_t[]", lengths), len(frames)
+        )
+
+    def feed(self, frames: Sequence[bytes]) -> None:
+        """Give the stack frames as if the link had brought them."""
+        if frames:
+            self._feed(frames)
+            self.settle()
 
     def _lose_link(self, error: OSError) -> None:
         if self.link_error is not None or self.closed:

@@ -20,6 +20,7 @@ __all__ = ["LwipSocket"]
 
 _PEEK: Final = 1
 _TRUNC: Final = 2
+_WAIT: Final = 4
 _EAGAIN: Final = -errno.EAGAIN
 _FIONREAD: Final = termios.FIONREAD
 _MAX: Final = 0xFFFF
@@ -50,11 +51,15 @@ class LwipSocket(UserSocket):
         """The number by which the C side knows the socket; never used again."""
         return self._handle
 
+    def _native_flags(self, flags: int) -> int:
+        waits = 0 if self.gettimeout() == 0.0 else _WAIT
+        return waits | (_PEEK if flags & socket.MSG_PEEK else 0)
+
     def do_recv(self, bufsize: int, flags: int) -> bytes:
         if flags & socket.MSG_OOB:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         count, data, _ = self.stack.core.receive(
-            self._handle, min(bufsize, _MAX), _PEEK if flags & socket.MSG_PEEK else 0
+            self._handle, min(bufsize, _MAX), self._native_flags(flags)
         )
         if count == _EAGAIN:
             raise would_block()
@@ -67,9 +72,7 @@ class LwipSocket(UserSocket):
         if flags & socket.MSG_OOB:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         count, data, sender = self.stack.core.receive(
-            self._handle,
-            min(bufsize, _MAX),
-            _TRUNC | (_PEEK if flags & socket.MSG_PEEK else 0),
+            self._handle, min(bufsize, _MAX), _TRUNC | self._native_flags(flags)
         )
         if count == _EAGAIN:
             raise would_block()
@@ -80,7 +83,7 @@ class LwipSocket(UserSocket):
         if flags & socket.MSG_OOB or len(buffer) == 0:
             return super().do_recv_into(buffer, flags)
         count = self.stack.core.receive_into(
-            self._handle, buffer, _PEEK if flags & socket.MSG_PEEK else 0
+            self._handle, buffer, self._native_flags(flags)
         )
         if count == _EAGAIN:
             raise would_block()
@@ -101,6 +104,9 @@ class LwipSocket(UserSocket):
 
     def do_connect(self, address: Address) -> None:
         raise_errno(self.stack.core.call("vp_connect", self._handle, address))
+
+    def do_finish_connect(self) -> int:
+        return self.stack.core.finish_connect(self._handle)
 
     def do_listen(self, backlog: int) -> None:
         raise_errno(self.stack.core.call("vp_listen", self._handle, backlog))
