@@ -534,8 +534,13 @@ class UserSocket(SocketHooks, socket.socket):
 
     def detach(self) -> NoReturn:
         """Raise OSError (ENOTSUP): no descriptor holds the connection, only the object."""
+        # uvloop detaches what it has failed to take over, and its caller sees this error
+        # instead of that of `fileno`.
         raise OSError(
-            errno.ENOTSUP, "a user socket cannot be detached: its descriptor only signals events"
+            errno.ENOTSUP,
+            "a user socket cannot be detached, since its descriptor only signals events: "
+            "where a loop would take it over, use vpoll_asyncio.open_connection, start_server "
+            "and their like",
         )
 
     def get_inheritable(self) -> bool:
