@@ -193,6 +193,10 @@ def test_closed_selector_has_no_map_and_closes_twice(no_fd_leak: None) -> None:
         assert not selector.ready
 
 
+def test_selector_that_is_dropped_leaves_no_descriptor(no_fd_leak: None) -> None:
+    VPollSelector()
+
+
 # What select reports.
 
 

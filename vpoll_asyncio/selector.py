@@ -426,3 +426,8 @@ class VPollSelector(selectors.BaseSelector):
         self._keys.clear()
         self.ready.clear()
         self._map = None
+
+    def __del__(self) -> None:
+        # As quietly as epoll's own object, which closes itself.
+        if getattr(self, "_wake_fd", -1) >= 0:
+            self.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -171,15 +170,7 @@ class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
         system call does not interrupt the sleep: its handler would run, and set its
         events, only after the sleep.
         """
-        mine = -1
-        if threading.current_thread() is threading.main_thread() and not self.is_closed():
-            pipe = signal_pipe(self)
-            other = signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
-            if other in (-1, pipe):
-                mine = pipe
-            else:
-                # Whoever set that one hears of signals; there is one for the process.
-                signal.set_wakeup_fd(other)
+        mine = self._hear_signals()
         try:
             yield
         finally:
@@ -187,6 +178,22 @@ class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
                 other = signal.set_wakeup_fd(-1)
                 if other not in (-1, mine):
                     signal.set_wakeup_fd(other)
+
+    def _hear_signals(self) -> int:
+        """Make the loop's pipe the process's wake-up descriptor and return it, or -1."""
+        if threading.current_thread() is not threading.main_thread() or self.is_closed():
+            return -1
+        pipe = signal_pipe(self)
+        try:
+            other = signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+        except ValueError:
+            # Not the main interpreter: no signal handler runs here.
+            return -1
+        if other in (-1, pipe):
+            return pipe
+        # Whoever set that one hears of signals; there is one for the process.
+        signal.set_wakeup_fd(other)
+        return -1
 
     async def kernel_getaddrinfo(
         self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
@@ -201,9 +208,7 @@ class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
     async def kernel_getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
         if not installed():
             return await super().kernel_getnameinfo(sockaddr, flags)
-        return await self.run_in_executor(
-            None, functools.partial(host_stack().getnameinfo, sockaddr, flags)
-        )
+        return await self.run_in_executor(None, host_stack().getnameinfo, sockaddr, flags)
 
     def close(self) -> None:
         """Close the loop: its watches end, its stacks are given up but not closed."""
