@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from lwip_frames import MAC, PEER_MAC, arp, ethernet, frame, icmp, packed
+from vpoll_asyncio import EventMask
 from vpoll_asyncio.links import WireLink, wire_pair
 from vpoll_asyncio.stacks import open_stack
 from vpoll_asyncio.stacks.lwip import LwipStack
@@ -37,18 +38,25 @@ class Peer:
 
     def drive(self) -> None:
         """Let the stack take what waits on the wire."""
-        while self.stack.core.turn(True) and self.stack.link.pollable.peek() & 1:  # type: ignore[union-attr]
-            pass
+        near = self.stack.link
+        assert isinstance(near, WireLink)
+        self.stack.core.turn(True)
+        while near.pollable.peek() & EventMask.IN:
+            self.stack.core.turn(True)
 
-    def _answer(self, received: bytes) -> bytes | None:
+    @staticmethod
+    def answer(received: bytes) -> bytes | None:
+        """The reply to a question for a hardware address, None to anything else."""
         if received[12:14] == b"\x08\x06" and received[20:22] == b"\0\1":
             wanted = str(ipaddress.ip_address(received[38:42]))
-            return ethernet(arp(2, wanted, HOST4), 0x0806) if wanted != HOST4 else None
+            asker = str(ipaddress.ip_address(received[28:32]))
+            return ethernet(arp(2, wanted, asker), 0x0806) if wanted != asker else None
         if received[12:14] == b"\x86\xdd" and received[20] == 58 and received[54] == 135:
             wanted = str(ipaddress.ip_address(received[62:78]))
-            if wanted not in (HOST6, str(ipaddress.ip_address(received[22:38]))):
+            asker = str(ipaddress.ip_address(received[22:38]))
+            if wanted != asker:
                 rest = b"\x60\0\0\0" + packed(wanted) + b"\2\1" + PEER_MAC
-                return frame(icmp(136, 0, rest, wanted, HOST6))
+                return frame(icmp(136, 0, rest, wanted, asker))
         return None
 
     def send(self, *frames: bytes) -> list[bytes]:
@@ -64,7 +72,7 @@ class Peer:
                 self.drive()
             received = self.link.recv_batch(4096)
             answered += received
-            waiting = [answer for one in received if (answer := self._answer(one))]
+            waiting = [answer for one in received if (answer := self.answer(one))]
             if not waiting:
                 self.seen += answered
                 return answered

@@ -84,9 +84,12 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
     LWIP_UNUSED_ARG(err);
     if (p == NULL) {
         s->fin = 1;
-        /* The last thing that concerns us, when our own side has ended. */
-        if (s->shut_wr && (pcb->state == TIME_WAIT || pcb->state == CLOSING))
+        /* The last thing that concerns us, when our own side has ended; a kernel's socket
+         * is in TCP_CLOSE then, too. */
+        if (s->shut_wr && (pcb->state == TIME_WAIT || pcb->state == CLOSING)) {
             let_go(s);
+            s->state = S_DEAD;
+        }
         sock_touch(s, 1);
         return ERR_OK;
     }

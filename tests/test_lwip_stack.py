@@ -1,0 +1,565 @@
+"""The life of an lwIP stack: opening, driving, closing, and who does it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import hashlib
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+import vpoll_asyncio as va
+from lwip_frames import ACK, RST, SYN, frame, icmp, parse_tcp, tcp
+from lwip_helpers import HOST4, HOST6, PEER4, PEER6, Peer, lwip_on_wire
+from memory_helpers import DEAD, ERR, W, failure, mask_of
+from transport_helpers import LOOPS, LoopFactory
+from vpoll_asyncio.links import FdLink, PacketLink, wire_pair
+from vpoll_asyncio.stacks import open_stack
+from vpoll_asyncio.stacks.lwip import LwipStack
+
+pytestmark = pytest.mark.needs("lwip")
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with lwip_on_wire() as peer:
+        yield peer
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Run:
+    factory: LoopFactory = request.param
+
+    def run(main: Coroutine[Any, Any, None]) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(60):
+                await main
+
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(limited())
+
+    return run
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("options", "about"),
+    [
+        ({}, "vnl"),
+        ({"vnl": "wire://x", "link": object()}, "either"),
+        ({"vnl": "wire://x", "ip": "10.0.0.1/99"}, "10.0.0.1/99"),
+        ({"vnl": "wire://x", "ip": "localhost"}, "localhost"),
+        ({"vnl": "wire://x", "ip": "127.0.0.1/8"}, "host"),
+        ({"vnl": "wire://x", "ip6": "10.0.0.1/24"}, "IPv6"),
+        ({"vnl": "wire://x", "ip": [f"10.0.{n}.1/24" for n in range(9)]}, "8"),
+        ({"vnl": "wire://x", "ip": [f"fd00::{n}/64" for n in range(1, 7)]}, "5"),
+        ({"vnl": "wire://x", "ip": "10.0.0.1/24", "gw": "192.168.0.1"}, "reaches"),
+        ({"vnl": "wire://x", "ip": "10.0.0.1/24", "gw": "fd00::1"}, "no IPv6"),
+        ({"vnl": "wire://x", "ip": "10.0.0.1/24", "gw": ["10.0.0.2", "10.0.0.3"]}, "one gateway"),
+        ({"vnl": "wire://x", "mac": "01:00:00:00:00:00"}, "multicast"),
+        ({"vnl": "wire://x", "mac": "02:00"}, "six bytes"),
+        ({"vnl": "wire://x", "mtu": 100}, "576"),
+        ({"vnl": "nonsense"}, "SCHEME"),
+        ({"vnl": "wire://x", "colour": "red"}, "colour"),
+    ],
+)
+def test_a_bad_option_is_a_value_error_that_says_why(options: dict[str, Any], about: str) -> None:
+    with pytest.raises(ValueError, match=about):
+        open_stack("lwip", **options)
+    # Nothing was left open.
+    with lwip_on_wire():
+        pass
+
+
+def test_the_configuration_string(no_fd_leak: None) -> None:
+    config = "stack=lwip,vnl=wire://lab,ip=10.0.0.1/24,ip=fd00::1/64,gw=10.0.0.2,mtu=1400"
+    with open_stack(config) as stack:
+        assert isinstance(stack, LwipStack)
+        assert sorted(stack.addresses) == ["10.0.0.1/24", "fd00::1/64"]
+        assert stack.mtu == 1400
+
+
+def test_a_second_stack_is_refused_until_the_first_is_closed(peer: Peer) -> None:
+    near, far = wire_pair()
+    with far:
+        with pytest.raises(OSError, match="another lwIP stack") as caught:
+            open_stack("lwip", link=near, ip="10.9.0.1/24")
+        assert caught.value.errno == errno.EBUSY
+        assert near.closed
+    peer.stack.close()
+    with lwip_on_wire():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "proto", "number"),
+    [
+        (socket.AF_UNIX, socket.SOCK_STREAM, 0, errno.EAFNOSUPPORT),
+        (socket.AF_INET, socket.SOCK_SEQPACKET, 0, errno.ESOCKTNOSUPPORT),
+        (socket.AF_INET, 77, 0, errno.ESOCKTNOSUPPORT),
+        (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_UDP, errno.EPROTONOSUPPORT),
+    ],
+)
+def test_sockets_that_it_does_not_have(
+    peer: Peer, family: int, kind: int, proto: int, number: int
+) -> None:
+    assert failure(peer.stack.socket, family, kind, proto) == number
+
+
+def test_several_addresses_of_each_family() -> None:
+    fours, sixes = ["10.0.0.1", "10.0.0.9", "192.168.7.1"], ["fd00::1", "fd00::9"]
+    ip = [*(f"{address}/24" for address in fours), *(f"{address}/64" for address in sixes)]
+    with lwip_on_wire(ip=ip) as peer:
+        for address in (*fours, *sixes):
+            six = ":" in address
+            src = (PEER6 if six else "192.168.7.2" if "192" in address else PEER4, 4000)
+            received = peer.send(frame(tcp(src, (address, 99), SYN, 1)))
+            [answer] = [got for one in received if (got := parse_tcp(one))]
+            assert answer["flags"] == RST | ACK
+
+
+# Closing.
+
+
+def test_sockets_of_a_closed_stack_are_dead(peer: Peer) -> None:
+    stack = peer.stack
+    listener, client, fresh = (peer.keep(stack.socket()) for _ in range(3))
+    listener.bind((HOST4, 80))
+    listener.listen()
+    client.connect_ex((HOST4, 80))
+    server = peer.keep(listener.accept()[0])
+    datagrams = peer.keep(stack.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    woken: list[int] = []
+    server.vpoll.add_waiter(woken.append)  # type: ignore[attr-defined]
+    stack.close()
+    for sock in (listener, client, server, fresh):
+        assert mask_of(sock) == DEAD | ERR
+    assert woken == [DEAD | ERR]
+    assert failure(server.recv, 10) == errno.ENETDOWN
+    assert server.recv(10) == b""
+    assert failure(client.send, b"x") == errno.ENETDOWN
+    assert failure(client.send, b"x") == errno.EPIPE
+    assert failure(listener.accept) == errno.ENETDOWN
+    assert failure(fresh.connect, (HOST4, 80)) == errno.ENETDOWN
+    assert mask_of(datagrams) & ERR
+    assert failure(datagrams.sendto, b"x", (PEER4, 1)) == errno.ENETDOWN
+    assert failure(stack.socket) == errno.ENETDOWN
+
+
+def test_closing_tells_the_peer(peer: Peer) -> None:
+    listener = peer.keep(peer.stack.socket())
+    listener.bind((HOST4, 80))
+    listener.listen()
+    [synack] = [
+        got
+        for one in peer.send(frame(tcp((PEER4, 5000), (HOST4, 80), SYN, 1)))
+        if (got := parse_tcp(one))
+    ]
+    assert isinstance(synack["seq"], int)
+    peer.send(frame(tcp((PEER4, 5000), (HOST4, 80), ACK, 2, synack["seq"] + 1)))
+    peer.stack.close()
+    flags = [got["flags"] for one in peer.link.recv_batch() if (got := parse_tcp(one))]
+    assert flags == [RST | ACK]
+
+
+def test_a_socket_that_outlives_its_stack_does_not_disturb_the_next() -> None:
+    with lwip_on_wire() as first:
+        old = first.stack.socket()
+    with lwip_on_wire() as second:
+        listener = second.keep(second.stack.socket())
+        listener.bind((HOST4, 80))
+        listener.listen()
+        client = second.keep(second.stack.socket())
+        client.connect_ex((HOST4, 80))
+        assert failure(old.bind, (HOST4, 1)) in (errno.EINVAL, errno.ENETDOWN)
+        old.close()
+        assert mask_of(client) == W
+        second.keep(listener.accept()[0])
+
+
+def test_opening_and_closing_leaves_nothing(no_fd_leak: None) -> None:
+    def cycle() -> None:
+        with lwip_on_wire() as peer:
+            listener = peer.keep(peer.stack.socket())
+            listener.bind((HOST4, 80))
+            listener.listen()
+            client = peer.keep(peer.stack.socket())
+            client.connect_ex((HOST4, 80))
+            server = peer.keep(listener.accept()[0])
+            server.send(bytes(60000))
+            peer.send(frame(icmp(8, 0, bytes(4000)[:1400], PEER4, HOST4)))
+
+    for _ in range(20):
+        cycle()
+    gc.collect()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(200):
+        cycle()
+    gc.collect()
+    # A single connection's buffers, leaked 200 times, would be 24 MB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
+
+
+def test_a_stack_that_is_dropped_open_is_closed_with_a_warning() -> None:
+    near, far = wire_pair()
+    held: list[Any] = [open_stack("lwip", link=near, ip="10.0.0.1/24")]
+    with far:
+        # Part of a cycle, as an abandoned stack may be.
+        held.append(held)
+        del held
+        with pytest.warns(ResourceWarning, match="unclosed <LwipStack"):
+            gc.collect()
+    assert near.closed
+
+
+def test_a_forked_child_leaves_the_connections_alone_and_opens_its_own(peer: Peer) -> None:
+    listener = peer.keep(peer.stack.socket())
+    listener.bind((HOST4, 80))
+    listener.listen()
+    client = peer.keep(peer.stack.socket())
+    client.connect_ex((HOST4, 80))
+    server = peer.keep(listener.accept()[0])
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            assert peer.stack.closed
+            assert failure(client.send, b"from the child") == errno.ENETDOWN
+            with lwip_on_wire() as own:
+                own.keep(own.stack.socket()).bind((HOST4, 80))
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert client.send(b"from the parent") == 15
+    assert server.recv(100) == b"from the parent"
+    assert [parse_tcp(one) for one in peer.link.recv_batch()] == []
+
+
+# Driving.
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize("host", [HOST4, HOST6, "127.0.0.1", "::1"])
+def test_streams_on_every_loop(run: Run, peer: Peer, no_fd_leak: None, host: str) -> None:
+    async def main() -> None:
+        server = await va.start_server(echo, host, 7, stack=peer.stack)
+        sent = os.urandom(1_000_000)
+        reader, writer = await va.open_connection(host, 7, stack=peer.stack)
+
+        async def send() -> None:
+            writer.write(sent)
+            await writer.drain()
+            writer.write_eof()
+
+        _, received = await asyncio.gather(send(), reader.read())
+        assert received == sent
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_fifty_megabytes_arrive_intact_and_memory_stays_bounded(peer: Peer) -> None:
+    size = 50_000_000
+
+    async def main() -> None:
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            sha256 = hashlib.sha256()
+            while data := await reader.read(65536):
+                sha256.update(data)
+            writer.close()
+            done.set_result(sha256.hexdigest())
+
+        server = await va.start_server(take, HOST4, 7, stack=peer.stack)
+        _, writer = await va.open_connection(HOST4, 7, stack=peer.stack)
+        block = os.urandom(1 << 20)
+        sha256 = hashlib.sha256()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for at in range(0, size, len(block)):
+            piece = block[: size - at]
+            sha256.update(piece)
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
+        assert await done == sha256.hexdigest()
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16384
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("host", [HOST4, HOST6])
+def test_datagrams_on_every_loop(run: Run, peer: Peer, host: str) -> None:
+    class Echo(asyncio.DatagramProtocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            self.transport.sendto(data, addr)
+
+    class Client(asyncio.DatagramProtocol):
+        def __init__(self) -> None:
+            self.got: asyncio.Queue[bytes] = asyncio.Queue()
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            self.got.put_nowait(data)
+
+    async def main() -> None:
+        server, _ = await va.create_datagram_endpoint(Echo, local_addr=(host, 7), stack=peer.stack)
+        transport, client = await va.create_datagram_endpoint(
+            Client, remote_addr=(host, 7), stack=peer.stack
+        )
+        # Within one MTU, and as fragments; lwIP puts at most ten together.
+        for size in (0, 1, 1400, 9000):
+            data = os.urandom(size)
+            transport.sendto(data)
+            assert await client.got.get() == data
+        transport.close()
+        server.close()
+
+    run(main())
+
+
+def test_another_loop_may_drive_once_the_first_is_closed(peer: Peer) -> None:
+    first = asyncio.new_event_loop()
+    peer.stack.attach(first)
+    peer.stack.attach(first)
+    second = asyncio.new_event_loop()
+    with pytest.raises(RuntimeError, match="detach"):
+        peer.stack.attach(second)
+    first.close()
+    peer.stack.attach(second)
+    peer.stack.detach(second)
+    second.close()
+
+
+def test_an_idle_stack_lets_the_loop_sleep(run: Run, peer: Peer) -> None:
+    turns = 0
+    turn = peer.stack.core.turn
+
+    def counting(readable: bool) -> int:
+        nonlocal turns
+        turns += 1
+        return turn(readable)
+
+    peer.stack.core.turn = counting  # type: ignore[method-assign]
+
+    async def main() -> None:
+        peer.stack.attach(asyncio.get_running_loop())
+        listener = peer.keep(peer.stack.socket())
+        listener.bind((HOST4, 80))
+        listener.listen()
+        client = peer.keep(peer.stack.socket())
+        client.connect_ex((HOST4, 80))
+        peer.keep(listener.accept()[0])
+        await asyncio.sleep(1)
+
+    run(main())
+    # TCP's timer is due four times a second, the others' once.
+    assert turns <= 12
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_link_whose_other_end_goes_is_left_alone(
+    run: Run, native: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+
+    class PythonOnly(FdLink):
+        native = None
+
+    link = (FdLink if native else PythonOnly)(ours, medium="ip")
+    with open_stack("lwip", link=link, ip="10.0.0.1/24") as stack:
+        assert isinstance(stack, LwipStack)
+
+        async def main() -> None:
+            stack.attach(asyncio.get_running_loop())
+            theirs.close()
+            async with asyncio.timeout(30):
+                while stack.link_error is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            before = time.process_time()
+            await asyncio.sleep(0.2)
+            assert time.process_time() - before < 0.1
+
+        run(main())
+        assert isinstance(stack.link_error, ConnectionResetError)
+    assert caplog.text.count("has lost its link") == 1
+
+
+def test_a_full_link_loses_nothing(run: Run) -> None:
+    """The queue to the link is bounded: TCP keeps what it refuses."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+    # One or two frames at a time.
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+    theirs.setblocking(False)
+    with theirs, open_stack("lwip", link=FdLink(ours, medium="ip"), ip="10.0.0.1/24") as stack:
+        assert isinstance(stack, LwipStack)
+
+        async def main() -> None:
+            stack.attach(asyncio.get_running_loop())
+            sock = stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.setblocking(False)
+            sent = 0
+            while mask_of(sock) & va.EventMask.OUT:
+                sock.sendto(sent.to_bytes(4, "big") + bytes(1000), ("10.0.0.2", 9))
+                sent += 1
+            assert failure(sock.sendto, b"more", ("10.0.0.2", 9)) == errno.EAGAIN
+            assert sent > 256
+            numbers: list[int] = []
+            while len(numbers) < sent:
+                try:
+                    numbers.append(int.from_bytes(theirs.recv(2000)[28:32], "big"))
+                except BlockingIOError:
+                    await asyncio.sleep(0)
+            assert numbers == list(range(sent))
+            assert mask_of(sock) & va.EventMask.OUT
+            sock.close()
+
+        run(main())
+        assert stack.counters["tx_dropped"] == 0
+
+
+# Blocking sockets.
+
+
+def test_blocking_sockets_drive_the_stack_themselves(no_fd_leak: None, peer: Peer) -> None:
+    with peer.stack.socket() as listener, peer.stack.socket() as client:
+        listener.bind((HOST4, 80))
+        listener.listen()
+        results: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while data := connection.recv(65536):
+                    results.append(data)
+                connection.sendall(b"done")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client.settimeout(30)
+        client.connect((HOST4, 80))
+        payload = os.urandom(500_000)
+        client.sendall(payload)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(10) == b"done"
+        thread.join()
+        assert b"".join(results) == payload
+    peer.stack.close()
+
+
+def test_a_blocking_socket_times_out(peer: Peer) -> None:
+    with peer.stack.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((HOST4, 9))
+        sock.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            sock.recv(10)
+
+
+def test_a_blocking_socket_waits_for_frames_and_timers(peer: Peer) -> None:
+    """Nobody answers the first request to connect; the timer's second one is answered."""
+    replies: list[int] = []
+
+    def answer() -> None:
+        while len(replies) < 2:
+            for one in peer.link.recv_batch():
+                reply = peer.answer(one)
+                if reply is not None:
+                    peer.link.send_batch([reply])
+                segment = parse_tcp(one)
+                if segment and segment["flags"] == SYN:
+                    replies.append(1)
+                    assert isinstance(segment["seq"], int)
+                    assert isinstance(segment["sport"], int)
+                    if len(replies) == 2:
+                        back = tcp(
+                            (PEER4, 80),
+                            (HOST4, segment["sport"]),
+                            SYN | ACK,
+                            7,
+                            segment["seq"] + 1,
+                        )
+                        peer.link.send_batch([frame(back)])
+            peer.link.vpoll.wait(va.EventMask.IN, 0.1)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with peer.stack.socket() as client:
+        client.settimeout(30)
+        client.connect((PEER4, 80))
+        assert mask_of(client) == W
+    thread.join()
+
+
+def test_a_thread_that_waits_is_woken_by_a_close(peer: Peer) -> None:
+    sock = peer.stack.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((HOST4, 9))
+    errors: list[int] = []
+    waiting = threading.Event()
+
+    def wait() -> None:
+        waiting.set()
+        errors.append(failure(sock.recv, 10))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    waiting.wait()
+    sock.close()
+    thread.join(30)
+    assert errors == [errno.EBADF]
+
+
+def test_sockets_of_a_driven_stack_block_in_other_threads(run: Run, peer: Peer) -> None:
+    async def main() -> None:
+        server = await va.start_server(echo, HOST4, 7, stack=peer.stack)
+
+        def talk() -> bytes:
+            with peer.stack.socket() as sock:
+                sock.connect((HOST4, 7))
+                sock.sendall(b"hello")
+                return sock.recv(10)
+
+        answers = await asyncio.gather(*(asyncio.to_thread(talk) for _ in range(8)))
+        assert answers == [b"hello"] * 8
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+def test_packets_through_a_function(no_fd_leak: None) -> None:
+    sent: list[bytes] = []
+    link = PacketLink(sent.append, mtu=1400)
+    with open_stack("lwip", link=link, ip=["10.0.0.1/24", "fd00::1/64"]) as stack:
+        assert isinstance(stack, LwipStack)
+        link.receive(icmp(8, 0, bytes(40), PEER4, HOST4))
+        link.receive(icmp(128, 0, bytes(40), PEER6, HOST6))
+        stack.core.turn(True)
+        kinds = {packet[0] >> 4 for packet in sent}
+    assert kinds == {4, 6}
