@@ -34,20 +34,18 @@ class PortTable(Generic[_P]):
         self._users: dict[int, dict[_P, None]] = {}
         self._next = random.randrange(len(EPHEMERAL))
 
-    def users(self, port: int) -> Iterable[_P]:
+    def users(self, port: int) -> tuple[_P, ...]:
         """Return the blocks that hold `port`, the most recent last."""
-        return self._users.get(port, ())
+        # A copy: a finalizer may close a socket while this is gone through.
+        return tuple(self._users.get(port, ()))
 
     def conflict(self, pcb: _P, port: int) -> bool:
         """Return whether somebody else's hold on `port` keeps `pcb` from it."""
-        users = self._users.get(port)
-        if not users:
-            return False
         return any(
             other is not pcb
             and overlap(pcb.laddr, pcb.v6only, other.laddr, other.v6only)
             and not self._may_share(pcb, other)
-            for other in users
+            for other in self.users(port)
         )
 
     def add(self, pcb: _P, port: int) -> None:
@@ -81,8 +79,7 @@ class PortTable(Generic[_P]):
 
     def _overlapped(self, pcb: _P, port: int) -> bool:
         return any(
-            overlap(pcb.laddr, pcb.v6only, other.laddr, other.v6only)
-            for other in self._users.get(port, ())
+            overlap(pcb.laddr, pcb.v6only, other.laddr, other.v6only) for other in self.users(port)
         )
 
     def choose(self, free: Callable[[int], bool]) -> int:

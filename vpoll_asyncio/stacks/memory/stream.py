@@ -12,6 +12,7 @@ from ...sockhooks import Data, would_block
 from .addresses import external, internal, oserror
 from .options import as_int, get_common, linger_bytes, linger_value, set_common
 from .pcb import RCV, SND, Pcb, R, publish
+from .queue import URG_READ, URG_VALID
 from .tcp import (
     CLOSE,
     CLOSE_WAIT,
@@ -20,8 +21,6 @@ from .tcp import (
     FIN_WAIT,
     LISTEN,
     SYN_SENT,
-    URG_READ,
-    URG_VALID,
     StreamPcb,
 )
 
@@ -164,6 +163,9 @@ class StreamSocket(UserSocket):
             ordinary = before and not flags and not pcb.urg and pcb.lowat == 1
             if ordinary:
                 data = pcb.take(bufsize)
+                if not data:
+                    # A signal handler has come in between and taken it.
+                    raise would_block()
                 if not pcb.used and not pcb.shut & RCV:
                     pcb.mask &= ~R
                     changed = True
@@ -197,9 +199,9 @@ class StreamSocket(UserSocket):
         if pcb.used:
             before = pcb.used
             if flags & _PEEK:
-                data = self._peek(bufsize)
+                data = pcb.peek_ordinary(bufsize)
             else:
-                data = self._take(bufsize)
+                data = pcb.take_ordinary(bufsize)
                 touched.append(pcb)
                 if before > pcb.rcvbuf:
                     pcb.room_made(touched)
@@ -216,28 +218,6 @@ class StreamSocket(UserSocket):
         if pcb.state == CLOSE:
             raise oserror(errno.ENOTCONN)
         raise would_block()
-
-    def _take(self, bufsize: int) -> bytes:
-        """Take data up to the urgent byte; the byte itself is passed, unless inline."""
-        pcb = self.pcb
-        if not pcb.urg:
-            return pcb.take(bufsize)
-        if not pcb.urg_at:
-            pcb.urg = 0
-            if not pcb.oobinline:
-                pcb.take(1)
-            return pcb.take(bufsize)
-        data = pcb.take(min(bufsize, pcb.urg_at))
-        pcb.urg_at -= len(data)
-        return data
-
-    def _peek(self, bufsize: int) -> bytes:
-        pcb = self.pcb
-        if not pcb.urg:
-            return pcb.peek(bufsize)
-        if not pcb.urg_at:
-            return pcb.peek(bufsize, 0 if pcb.oobinline else 1)
-        return pcb.peek(min(bufsize, pcb.urg_at))
 
     def _recv_urgent(self, bufsize: int, flags: int, touched: list[Pcb]) -> bytes:
         """tcp_recv_urg()"""
@@ -378,7 +358,7 @@ class StreamSocket(UserSocket):
         pcb = self.pcb
         with pcb.lock:
             if request == _SIOCATMARK:
-                return int(bool(pcb.urg and not pcb.urg_at))
+                return int(pcb.at_mark())
             if request not in (_FIONREAD, _TIOCOUTQ):
                 return super().do_ioctl(request, argument)
             if pcb.state == LISTEN:
@@ -386,6 +366,4 @@ class StreamSocket(UserSocket):
             if request == _TIOCOUTQ:
                 peer = pcb.peer
                 return 0 if peer is None else max(0, peer.used - peer.rcvbuf)
-            if pcb.urg and not pcb.oobinline and pcb.urg_at < pcb.used:
-                return pcb.urg_at
-            return pcb.used
+            return pcb.waiting()

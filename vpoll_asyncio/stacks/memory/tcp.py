@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from ...events import ERR, HUP, PRI, RDHUP
 from .addresses import ANY, ANY6, is_loopback, is_six, oserror
 from .pcb import BOTH, RCV, SND, Pcb, R, W
+from .queue import URG_VALID, StreamQueue
 
 if TYPE_CHECKING:
     from .network import Host
@@ -33,8 +34,6 @@ __all__ = [
     "FIN_WAIT",
     "LISTEN",
     "SYN_SENT",
-    "URG_READ",
-    "URG_VALID",
     "StreamPcb",
 ]
 
@@ -52,18 +51,9 @@ CONNECTING: Final = 1
 CONNECTED: Final = 2
 DISCONNECTING: Final = 3
 
-# TCP_URG_VALID and TCP_URG_READ.
-URG_VALID: Final = 1
-URG_READ: Final = 2
-
 NO_FIN: Final = 0
 FIN_WAITS: Final = 1
 FIN_CAME: Final = 2
-
-# Below this many waiting chunks each is kept as it came; above, small ones are joined,
-# or a sender of single bytes would cost fifty times its buffer.
-_CHUNKS: Final = 64
-_SMALL: Final = 1024
 
 # Linux shows twice what is asked for, and these without being asked.
 DEFAULT_SNDBUF: Final = 131072
@@ -73,7 +63,7 @@ Touched = list[Pcb]
 """Blocks whose masks have changed, for `publish` once the lock is released."""
 
 
-class StreamPcb(Pcb):
+class StreamPcb(StreamQueue):
     """One end of a stream, or a listener.  Called under the network's lock.
 
     Methods that take `touched` append the blocks whose vpolls are to be set.
@@ -81,12 +71,9 @@ class StreamPcb(Pcb):
 
     __slots__ = (
         "backlog",
-        "chunks",
         "fin",
         "linger",
         "lowat",
-        "offset",
-        "oobinline",
         "orphan",
         "peer",
         "phase",
@@ -94,10 +81,6 @@ class StreamPcb(Pcb):
         "server",
         "state",
         "syns",
-        "urg",
-        "urg_at",
-        "urg_byte",
-        "used",
     )
 
     peer: StreamPcb | None
@@ -116,14 +99,7 @@ class StreamPcb(Pcb):
         self.queue = self.syns = None
         self.backlog = 0
         self.orphan = False
-        self.chunks: deque[bytes | bytearray] = _NOTHING
-        self.offset = 0
-        self.used = 0
         self.fin = NO_FIN
-        self.urg = 0
-        self.urg_at = 0
-        self.urg_byte = b""
-        self.oobinline = False
         self.lowat = 1
         self.linger: tuple[int, int] = (0, 0)
         self.sndbuf = DEFAULT_SNDBUF
@@ -347,9 +323,10 @@ class StreamPcb(Pcb):
             raise oserror(errno.EINVAL)
         assert self.queue is not None
         assert self.syns is not None
-        if not self.queue:
-            raise oserror(errno.EAGAIN)
-        child = self.queue.popleft()
+        try:
+            child = self.queue.popleft()
+        except IndexError:
+            raise oserror(errno.EAGAIN) from None
         child.server = None
         while self.syns and not self.full():
             self.syns.popleft()._establish(self, touched)
@@ -466,14 +443,8 @@ class StreamPcb(Pcb):
             return
         if peer.fin == FIN_WAITS:
             peer.fin = NO_FIN
-        excess = peer.used - peer.rcvbuf
-        if excess > 0:
-            kept = peer.peek(peer.rcvbuf)
-            peer.chunks = deque((kept,)) if kept else _NOTHING
-            peer.offset = 0
-            peer.used = len(kept)
-            if peer.urg and peer.urg_at >= peer.used:
-                peer.urg = 0
+        if peer.used > peer.rcvbuf:
+            peer.cut(peer.rcvbuf)
 
     def _done(self) -> None:
         """tcp_done(): both directions are over."""
@@ -519,15 +490,9 @@ class StreamPcb(Pcb):
             self.lport = 0
         self.shut = 0
         self.fin = NO_FIN
-        self.urg = 0
-        self._drop_data()
+        self.drop()
         self.refresh()
         touched.append(self)
-
-    def _drop_data(self) -> None:
-        self.chunks = _NOTHING
-        self.offset = 0
-        self.used = 0
 
     def close(self, touched: Touched) -> None:
         """The socket is gone (__tcp_close)."""
@@ -549,7 +514,7 @@ class StreamPcb(Pcb):
     def destroy(self) -> None:
         """Give back everything but what the peer still needs."""
         self.orphan = True
-        self._drop_data()
+        self.drop()
         if self.state == SYN_SENT:
             self._leave()
         self._drop_key()
@@ -564,8 +529,7 @@ class StreamPcb(Pcb):
         elif self.state not in (CLOSE, SYN_SENT):
             self.send_reset(touched)
         self._leave()
-        self._drop_data()
-        self.urg = 0
+        self.drop()
         self.release_port()
         self.down = True
         self.error = errno.ENETDOWN
@@ -578,83 +542,6 @@ class StreamPcb(Pcb):
 
     # Data.
 
-    def append(self, data: bytes) -> None:
-        """Put `data`, which is not empty, at the end of the queue."""
-        chunks = self.chunks
-        if chunks is _NOTHING:
-            self.chunks = deque((data,))
-        elif len(chunks) < _CHUNKS or len(data) >= _SMALL:
-            chunks.append(data)
-        else:
-            tail = chunks[-1]
-            if type(tail) is bytearray and len(tail) < 16 * _SMALL:
-                tail += data
-            else:
-                chunks.append(bytearray(data))
-        self.used += len(data)
-
-    def mark_urgent(self, data: bytes) -> None:
-        """The last byte of `data`, which come next, is urgent (tcp_check_urg).
-
-        An urgent byte before it that has not been passed becomes ordinary data,
-        unless it is the next to be read: then it is gone.
-        """
-        if self.urg and not self.urg_at and not self.oobinline and self.used:
-            self.take(1)
-        self.urg = URG_VALID
-        self.urg_at = self.used + len(data) - 1
-        self.urg_byte = data[-1:]
-
-    def take(self, count: int) -> bytes:
-        """Return the first `count` bytes of the queue, fewer when there are fewer."""
-        chunks = self.chunks
-        if not chunks:
-            return b""
-        offset = self.offset
-        head = chunks[0]
-        size = len(head) - offset
-        if size > count:
-            data = bytes(head[offset : offset + count])
-            self.offset = offset + count
-        else:
-            data = bytes(head[offset:] if offset else head)
-            self.offset = 0
-            chunks.popleft()
-            if size < count and chunks:
-                data = self._join(data, count)
-        self.used -= len(data)
-        return data
-
-    def _join(self, first: bytes, count: int) -> bytes:
-        chunks = self.chunks
-        parts: list[bytes | bytearray] = [first]
-        count -= len(first)
-        while chunks and count:
-            head = chunks[0]
-            if len(head) > count:
-                parts.append(head[:count])
-                self.offset = count
-                break
-            parts.append(chunks.popleft())
-            count -= len(head)
-        return b"".join(parts)
-
-    def peek(self, count: int, start: int = 0) -> bytes:
-        """Return up to `count` bytes from `start` of the queue, which stays as it is."""
-        parts = []
-        skip = start + self.offset
-        for chunk in self.chunks:
-            if count <= 0:
-                break
-            if skip >= len(chunk):
-                skip -= len(chunk)
-                continue
-            part = chunk[skip : skip + count]
-            parts.append(part)
-            count -= len(part)
-            skip = 0
-        return b"".join(parts)
-
     def room_made(self, touched: Touched) -> None:
         """What the peer still held may have arrived, since data were taken or the buffer grew."""
         sender = self.peer
@@ -665,9 +552,6 @@ class StreamPcb(Pcb):
             if mask != sender.mask:
                 sender.mask = mask
                 touched.append(sender)
-
-
-_NOTHING: Final[deque[bytes | bytearray]] = deque(maxlen=0)
 
 
 def _find_listener(target: Host, knocking: StreamPcb) -> StreamPcb | None:

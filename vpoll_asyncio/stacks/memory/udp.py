@@ -114,7 +114,7 @@ class DatagramPcb(Pcb):
             source = host.source(address)
         if host.is_broadcast(address):
             for each in host.everybody(address):
-                for pcb in list(each.datagrams.users(port)):
+                for pcb in each.datagrams.users(port):
                     if _takes(pcb, address, source, self.lport):
                         pcb.receive(data, source, self.lport, touched)
             return
@@ -133,10 +133,11 @@ class DatagramPcb(Pcb):
         """Queue a datagram, or drop it when the buffer is full (__udp_enqueue_schedule_skb)."""
         if self.charged > self.rcvbuf:
             return
+        cost = len(data) + _OVERHEAD
         if self.queue is None:
             self.queue = deque()
         self.queue.append((data, address, port))
-        self.charged += len(data) + _OVERHEAD
+        self.charged += cost
         self.mask |= R
         touched.append(self)
 
@@ -150,7 +151,8 @@ class DatagramPcb(Pcb):
         if peek:
             return queue[0]
         datagram = queue.popleft()
-        self.charged -= len(datagram[0]) + _OVERHEAD
+        cost = len(datagram[0]) + _OVERHEAD
+        self.charged -= cost
         if not queue:
             self.refresh()
         return datagram
