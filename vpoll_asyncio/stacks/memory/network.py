@@ -13,8 +13,8 @@ from .addresses import ANY, ANY6, Interface, is_loopback, is_six, oserror
 from .ports import PortTable
 
 if TYPE_CHECKING:
+    from .opening import StreamPcb
     from .pcb import Pcb
-    from .tcp import StreamPcb
     from .udp import DatagramPcb
 
 __all__ = ["Host", "Network", "network"]

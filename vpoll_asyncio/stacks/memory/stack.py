@@ -13,9 +13,9 @@ from ..base import Stack
 from .addresses import oserror, parse_interface
 from .datagram import DatagramSocket
 from .network import Host, network
+from .opening import StreamPcb
 from .pcb import Pcb, publish
 from .stream import StreamSocket
-from .tcp import StreamPcb
 from .udp import DatagramPcb
 
 __all__ = ["MemoryStack"]

@@ -10,6 +10,7 @@ from ...sockaddr import Address
 from ...sockets import UserSocket
 from ...sockhooks import Data, would_block
 from .addresses import external, internal, oserror
+from .opening import StreamPcb
 from .options import as_int, get_common, linger_bytes, linger_value, set_common
 from .pcb import RCV, SND, Pcb, R, publish
 from .queue import URG_READ, URG_VALID
@@ -21,7 +22,6 @@ from .tcp import (
     FIN_WAIT,
     LISTEN,
     SYN_SENT,
-    StreamPcb,
 )
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ class StreamSocket(UserSocket):
                 else:
                     peer.mask |= R
                 if peer.used > peer.rcvbuf:
-                    mask = pcb.poll()
-                    changed = mask != pcb.mask
-                    pcb.mask = mask
+                    changed = pcb.changed()
         if not ordinary:
             return self._send_special(data, flags)
         assert peer is not None

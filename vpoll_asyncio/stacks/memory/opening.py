@@ -1,0 +1,240 @@
+"""How streams begin: listening, connecting, and who is connected to whom."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .addresses import ANY, ANY6, is_loopback, is_six, oserror
+from .pcb import W
+from .tcp import (
+    CLOSE,
+    CONNECTED,
+    CONNECTING,
+    DISCONNECTING,
+    ESTABLISHED,
+    LISTEN,
+    SYN_SENT,
+    UNCONNECTED,
+    Connection,
+    Touched,
+)
+
+if TYPE_CHECKING:
+    from .network import Host
+
+__all__ = ["StreamPcb"]
+
+
+class StreamPcb(Connection):
+    """One end of a stream, or a listener.  Called under the network's lock."""
+
+    __slots__ = ()
+
+    def listen(self, backlog: int) -> None:
+        """Begin to accept connections, or change the backlog (inet_listen)."""
+        if self.phase != UNCONNECTED or self.state not in (CLOSE, LISTEN):
+            raise oserror(errno.EINVAL)
+        self.backlog = backlog
+        if self.state == LISTEN:
+            return
+        if self.table is None:
+            self.take_port(0)
+        elif self.host.streams.conflict(self, self.lport):
+            raise oserror(errno.EADDRINUSE)
+        self.state = LISTEN
+        self.queue = deque()
+        self.syns = deque()
+        self.host.listeners.setdefault(self.lport, []).append(self)
+        self.refresh()
+
+    def connect(self, address: str, port: int, touched: Touched) -> None:
+        """Begin to connect; always raises unless an earlier attempt has succeeded."""
+        if self.phase == CONNECTED:
+            raise oserror(errno.EISCONN)
+        if self.phase == CONNECTING:
+            if self.state == SYN_SENT:
+                raise oserror(errno.EALREADY)
+            self.finish_connect(touched)
+            return
+        if self.phase == DISCONNECTING:
+            raise oserror(errno.EINVAL)
+        if self.state != CLOSE:
+            raise oserror(errno.EISCONN)
+        if self.six and self.v6only and not is_six(address):
+            raise oserror(errno.ENETUNREACH)
+        address, target = self.host.route(address)
+        if self.host.is_broadcast(address) or ipaddress.ip_address(address).is_multicast:
+            raise oserror(errno.ENETUNREACH)
+        self._choose_local(address, port)
+        self.raddr = address
+        self.rport = port
+        self.state = SYN_SENT
+        self.phase = CONNECTING
+        if target is None:
+            self._fail(errno.EHOSTUNREACH, touched)
+        else:
+            self._knock(target, touched)
+        self.refresh()
+        touched.append(self)
+        raise oserror(errno.EINPROGRESS)
+
+    def finish_connect(self, touched: Touched) -> None:
+        """Take the result of an attempt that has ended (inet_stream_connect)."""
+        if self.phase != CONNECTING or self.state == SYN_SENT:
+            return
+        if self.state != CLOSE:
+            self.phase = CONNECTED
+            return
+        number = self.take_error() or errno.ECONNABORTED
+        self.phase = UNCONNECTED
+        self.disconnect(touched)
+        raise oserror(number)
+
+    def _choose_local(self, address: str, port: int) -> None:
+        laddr = self.laddr
+        if laddr in (ANY, ANY6):
+            laddr = self.host.source(address)
+        elif is_six(laddr) != is_six(address) or (
+            is_loopback(laddr) and not self.host.owns(address)
+        ):
+            raise oserror(errno.EINVAL)
+        connections = self.host.connections
+        if self.table is not None:
+            key = (laddr, self.lport, address, port)
+            if key in connections:
+                raise oserror(errno.EADDRNOTAVAIL)
+        else:
+            table = self.host.streams
+            lport = table.choose(lambda candidate: not table.users(candidate))
+            if not lport:
+                lport = table.choose(
+                    lambda candidate: (
+                        (laddr, candidate, address, port) not in connections
+                        and all(user.key is not None for user in table.users(candidate))
+                    )
+                )
+            if not lport:
+                raise oserror(errno.EADDRNOTAVAIL)
+            table.add(self, lport)
+            self.table = table
+            self.lport = self.held = lport
+            key = (laddr, lport, address, port)
+        self.laddr = laddr
+        self.key = key
+        connections.add(key)
+
+    def _knock(self, target: Host, touched: Touched) -> None:
+        """Send the SYN: to a listener, to oneself, or to a closed port."""
+        listener = _find_listener(target, self)
+        if listener is not None:
+            if listener.full():
+                listener.syns.append(self)  # type: ignore[union-attr]
+                self.server = listener
+            else:
+                self._establish(listener, touched)
+        elif target is self.host and (self.laddr, self.lport) == (self.raddr, self.rport):
+            # Simultaneous open with oneself.
+            self.peer = self
+            self.state = ESTABLISHED
+        else:
+            self.receive_reset(touched)
+
+    def stop_knocking(self) -> None:
+        """Wait no longer for room with a listener."""
+        server = self.server
+        if server is not None and server.syns and self in server.syns:
+            server.syns.remove(self)
+            self.server = None
+
+    def full(self) -> bool:
+        """Return whether a listener has no room for another connection (sk_acceptq_is_full)."""
+        assert self.queue is not None
+        return len(self.queue) > self.backlog
+
+    def _establish(self, listener: StreamPcb, touched: Touched) -> None:
+        assert listener.queue is not None
+        child = StreamPcb(listener.host, listener.six)
+        child.laddr = self.raddr
+        child.lport = port = self.rport
+        child.raddr = self.laddr
+        child.rport = self.lport
+        child.key = (child.laddr, child.lport, child.raddr, child.rport)
+        child.v6only = listener.v6only
+        child.reuse = listener.reuse
+        child.reuseport = listener.reuseport
+        child.oobinline = listener.oobinline
+        child.linger = listener.linger
+        child.lowat = listener.lowat
+        child.sndbuf = listener.sndbuf
+        child.rcvbuf = listener.rcvbuf
+        child.addr_locked = listener.addr_locked
+        if listener.options:
+            child.options = dict(listener.options)
+        child.table = listener.host.streams
+        child.held = port
+        child.table.add(child, port)
+        listener.host.connections.add(child.key)
+        listener.host.open.add(child)
+        child.state = self.state = ESTABLISHED
+        child.phase = CONNECTED
+        child.peer = self
+        self.peer = child
+        self.server = None
+        child.mask = W
+        child.server = listener
+        listener.queue.append(child)
+        self.refresh()
+        listener.refresh()
+        touched += (listener, self)
+
+    def accept(self, touched: Touched) -> StreamPcb:
+        """Return the next connection (inet_csk_accept).  Raises EINVAL, EAGAIN."""
+        if self.state != LISTEN:
+            raise oserror(errno.EINVAL)
+        assert self.queue is not None
+        assert self.syns is not None
+        try:
+            child = self.queue.popleft()
+        except IndexError:
+            raise oserror(errno.EAGAIN) from None
+        child.server = None
+        while self.syns and not self.full():
+            self.syns.popleft()._establish(self, touched)
+        self.refresh()
+        touched.append(self)
+        return child
+
+    def stop_listening(self, touched: Touched) -> None:
+        """inet_csk_listen_stop(): who waits to be accepted is reset, who knocks refused."""
+        queue, syns = self.queue, self.syns
+        self.queue = self.syns = None
+        self.state = CLOSE
+        listeners = self.host.listeners
+        others = [pcb for pcb in listeners.get(self.lport, ()) if pcb is not self]
+        if others:
+            listeners[self.lport] = others
+        else:
+            listeners.pop(self.lport, None)
+        for child in queue or ():
+            child.server = None
+            child.disconnect(touched)
+            child.destroy()
+        for knocking in syns or ():
+            knocking.server = None
+            knocking.receive_reset(touched)
+
+
+def _find_listener(target: Host, knocking: StreamPcb) -> StreamPcb | None:
+    """Return the listener of `target` that a SYN goes to (__inet_lookup_listener)."""
+    users = target.listeners.get(knocking.rport)
+    if not users:
+        return None
+    found = target.streams.match(users, knocking.raddr)
+    if not found:
+        return None
+    if len(found) > 1 and all(pcb.reuseport for pcb in found):
+        return found[hash((knocking.laddr, knocking.lport)) % len(found)]
+    return found[-1]
