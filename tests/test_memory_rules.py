@@ -465,6 +465,23 @@ def test_flag(lab: Lab, level: int, option: int) -> None:
     assert sock.getsockopt(level, option) == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_defaults_are_the_kernel_s(kind: int) -> None:
+    with MemoryStack() as stack, stack.socket(socket.AF_INET6, kind) as sock:
+        with host_stack().socket(socket.AF_INET6, kind) as kernels:
+            told = {}
+            for level in (SOL, socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.IPPROTO_IPV6):
+                for option in range(80):
+                    try:
+                        told[level, option] = sock.getsockopt(level, option)
+                    except OSError:
+                        continue
+            buffers = {(SOL, socket.SO_SNDBUF), (SOL, socket.SO_RCVBUF)}
+            for key in told.keys() - buffers:
+                assert (key, told[key]) == (key, kernels.getsockopt(*key))
+            assert len(told) > 20
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

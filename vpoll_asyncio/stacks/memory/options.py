@@ -31,7 +31,9 @@ _SO_PRIORITY: Final = 12
 _SO_TIMESTAMP: Final = 29
 _SO_MARK: Final = 36
 _SO_BUSY_POLL: Final = 46
-_SO_INCOMING_CPU: Final = 49
+_IP_MTU_DISCOVER: Final = 10
+_IPV6_MTU_DISCOVER: Final = 23
+_TCP_NOTSENT_LOWAT: Final = 25
 
 _FLAGS: Final = {
     (_SOL, socket.SO_KEEPALIVE): 0,
@@ -43,16 +45,16 @@ _ANY_INT: Final = {
     (_SOL, _SO_PRIORITY): 0,
     (_SOL, _SO_MARK): 0,
     (_SOL, _SO_BUSY_POLL): 0,
-    (_SOL, _SO_INCOMING_CPU): 0,
     (_IP, socket.IP_TOS): 0,
     (_IP, socket.IP_TTL): 64,
     (_IP, socket.IP_MULTICAST_TTL): 1,
     (_IP, socket.IP_MULTICAST_LOOP): 1,
-    (_IP, socket.IP_RECVTOS): 0,
+    (_IP, _IP_MTU_DISCOVER): 1,
     (_IP6, socket.IPV6_UNICAST_HOPS): 64,
     (_IP6, socket.IPV6_MULTICAST_HOPS): 1,
     (_IP6, socket.IPV6_MULTICAST_LOOP): 1,
     (_IP6, socket.IPV6_TCLASS): 0,
+    (_IP6, _IPV6_MTU_DISCOVER): 1,
 }
 _TCP_FLAGS: Final = {
     (_TCP, socket.TCP_NODELAY): 0,
@@ -60,7 +62,8 @@ _TCP_FLAGS: Final = {
     (_TCP, socket.TCP_QUICKACK): 1,
 }
 _TCP_INT: Final = {
-    (_TCP, socket.TCP_MAXSEG): 65483,
+    (_TCP, socket.TCP_MAXSEG): 536,
+    (_TCP, _TCP_NOTSENT_LOWAT): 0,
     (_TCP, socket.TCP_KEEPIDLE): 7200,
     (_TCP, socket.TCP_KEEPINTVL): 75,
     (_TCP, socket.TCP_KEEPCNT): 9,
