@@ -20,6 +20,7 @@ from .streams import (
     start_server,
 )
 from .vpoll import VPoll
+from .waiting import wait_events
 
 if TYPE_CHECKING:
     from .loops import UvloopEventLoop
@@ -51,6 +52,7 @@ __all__ = [
     "open_stack",
     "run",
     "start_server",
+    "wait_events",
 ]
 
 

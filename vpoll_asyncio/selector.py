@@ -27,7 +27,7 @@ from time import monotonic
 from typing import Any, Final
 
 from .backends.virtual import FIRST_NUMBER, forget, lookup, number_of
-from .events import ALWAYS, IN, OUT, from_selector
+from .events import ALWAYS, IN, OUT, EventMask, check_mask, from_selector
 from .vpoll import VPoll
 
 __all__ = ["VPollSelector", "vpoll_of"]
@@ -67,6 +67,22 @@ def vpoll_of(fileobj: object) -> VPoll | None:
     return inner if isinstance(inner, VPoll) else None
 
 
+def _check_events(events: int) -> None:
+    if not events or events & ~_EVENTS:
+        raise ValueError(f"Invalid events: {events!r}")
+    if isinstance(events, EventMask):
+        # EPOLLPRI and EVENT_WRITE are the same number.
+        raise ValueError(
+            f"Invalid events: {events!r}: expected EVENT_READ and EVENT_WRITE; "
+            "register_mask and modify_mask take an EventMask"
+        )
+
+
+def _interest(events: int) -> int:
+    """Return the event mask that a key's `events` ask for."""
+    return int(events) if isinstance(events, EventMask) else from_selector(events)
+
+
 class _Registration:
     """One vpoll in a selector: what it is registered for, and whether it is in the ready set."""
 
@@ -83,7 +99,7 @@ class _Registration:
         self.vpoll = vpoll
         self.key = key
         self.own_number = own_number
-        self.wanted = from_selector(key.events) | ALWAYS
+        self.wanted = _interest(key.events) | ALWAYS
         self.queued = False
         self.turn = 0
 
@@ -153,6 +169,7 @@ class VPollSelector(selectors.BaseSelector):
         self._keys: dict[int, selectors.SelectorKey] = {}
         self._virtual: dict[int, _Registration] = {}
         self._numbers: dict[VPoll, int] = {}
+        self._by_mask: set[int] = set()
         self._map: _Map | None = _Map(self._keys, self._number_for)
         self._turn = 0
         self._spared = 0
@@ -205,18 +222,39 @@ class VPollSelector(selectors.BaseSelector):
         file, KeyError when it is registered already, OSError: EBADF when it is closed,
         EPERM when the kernel cannot poll it.
         """
-        if not events or events & ~_EVENTS:
-            raise ValueError(f"Invalid events: {events!r}")
+        _check_events(events)
+        return self._register(fileobj, events, data)
+
+    def register_mask(self, fileobj: Any, mask: int, data: Any = None) -> selectors.SelectorKey:
+        """Register `fileobj` for the events of `mask`, bits 0 to 27, and nothing else.
+
+        Returns the key, whose `events` are `mask` as an EventMask; `select` reports for
+        it, as an EventMask too, what is pending of them, and ERR and HUP.  Everything
+        else is as for a key of `register`; an object is registered in one of the two
+        ways.  Raises as `register` does, and ValueError for other bits.
+        """
+        return self._register(fileobj, EventMask(check_mask(mask)), data)
+
+    def _register(self, fileobj: Any, events: int, data: Any) -> selectors.SelectorKey:
         number = self._number_for(fileobj)
         if number in self._keys:
             raise KeyError(f"{fileobj!r} (FD {number}) is already registered")
         vpoll = vpoll_of(fileobj)
+        if vpoll is None and number >= FIRST_NUMBER:
+            vpoll = vpoll_of(number)
         if vpoll is not None:
             return self._register_vpoll(fileobj, vpoll, events, data)
         key = selectors.SelectorKey(fileobj, number, events, data)
-        self._epoll.register(number, from_selector(events))
+        self._epoll.register(number, _interest(events))
         self._keys[number] = key
+        self._note_kind(key)
         return key
+
+    def _note_kind(self, key: selectors.SelectorKey) -> None:
+        if isinstance(key.events, EventMask):
+            self._by_mask.add(key.fd)
+        else:
+            self._by_mask.discard(key.fd)
 
     def _register_vpoll(
         self, fileobj: Any, vpoll: VPoll, events: int, data: Any
@@ -230,6 +268,7 @@ class VPollSelector(selectors.BaseSelector):
         self._keys[number] = key
         self._virtual[number] = registration
         self._numbers[vpoll] = number
+        self._note_kind(key)
         # What is pending already brings no call.
         if not vpoll.closed:
             registration.wake(vpoll.peek())
@@ -244,6 +283,7 @@ class VPollSelector(selectors.BaseSelector):
         key = self._keys.pop(number, None)
         if key is None:
             raise KeyError(f"{fileobj!r} is not registered")
+        self._by_mask.discard(number)
         registration = self._virtual.pop(number, None)
         if registration is not None:
             self._drop(registration)
@@ -265,28 +305,39 @@ class VPollSelector(selectors.BaseSelector):
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Change what `fileobj` is registered for, or its data; return the new key.
 
-        Raises as `register` and `unregister` do; after an OSError it is unregistered.
+        It may have been registered by mask before.  Raises as `register` and
+        `unregister` do; after an OSError it is unregistered.
         """
+        _check_events(events)
+        return self._modify(fileobj, events, data)
+
+    def modify_mask(self, fileobj: Any, mask: int, data: Any = None) -> selectors.SelectorKey:
+        """Register `fileobj` for the events of `mask` instead, as `register_mask` does.
+
+        It need not have been registered by mask before.  Raises as `register_mask` and
+        `unregister` do; after an OSError it is unregistered.
+        """
+        return self._modify(fileobj, EventMask(check_mask(mask)), data)
+
+    def _modify(self, fileobj: Any, events: int, data: Any) -> selectors.SelectorKey:
         number = self._number_for(fileobj)
         key = self._keys.get(number)
         if key is None:
             raise KeyError(f"{fileobj!r} is not registered")
-        if events == key.events and data == key.data:
-            return key
-        if not events or events & ~_EVENTS:
-            raise ValueError(f"Invalid events: {events!r}")
+        interest = _interest(events)
         registration = self._virtual.get(number)
-        if events != key.events and registration is None:
+        if registration is None and interest != _interest(key.events):
             try:
-                self._epoll.modify(number, from_selector(events))
+                self._epoll.modify(number, interest)
             except BaseException:
                 self.unregister(fileobj)
                 raise
         key = key._replace(events=events, data=data)
         self._keys[number] = key
+        self._note_kind(key)
         if registration is not None:
             registration.key = key
-            registration.wanted = from_selector(events) | ALWAYS
+            registration.wanted = interest | ALWAYS
             if not registration.vpoll.closed:
                 registration.wake(registration.vpoll.peek())
         return key
@@ -316,6 +367,9 @@ class VPollSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until something registered is ready; return its (key, events).
+
+        The events are EVENT_READ, EVENT_WRITE or both, and for keys that were
+        registered by mask the exact EventMask.
 
         timeout -- seconds, rounded up to milliseconds as epoll counts; None waits for
             ever, 0 and less do not wait
@@ -370,15 +424,18 @@ class VPollSelector(selectors.BaseSelector):
         self._spared_until = 0.0
 
     def _ask_kernel(self, wait: float, found: list[tuple[selectors.SelectorKey, int]]) -> None:
-        keys = self._keys
+        keys, by_mask = self._keys, self._by_mask
         for fd, mask in self._epoll.poll(wait, len(keys) + 1):
             key = keys.get(fd)
             if key is not None:
+                if by_mask and fd in by_mask:
+                    found.append((key, EventMask(mask)))
+                    continue
                 events = (mask & _NOT_IN and _EVENT_WRITE) | (mask & _NOT_OUT and _EVENT_READ)
                 found.append((key, events & key.events))
 
     def _take_ready(self, found: list[tuple[selectors.SelectorKey, int]]) -> None:
-        ready = self.ready
+        ready, by_mask = self.ready, self._by_mask
         self._turn = turn = self._turn + 1
         for _ in range(min(len(ready), _BATCH)):
             registration = ready.popleft()
@@ -401,6 +458,9 @@ class VPollSelector(selectors.BaseSelector):
                 continue
             ready.append(registration)
             key = registration.key
+            if by_mask and key.fd in by_mask:
+                found.append((key, EventMask(mask)))
+                continue
             events = (mask & _NOT_IN and _EVENT_WRITE) | (mask & _NOT_OUT and _EVENT_READ)
             found.append((key, events & key.events))
 
@@ -424,6 +484,7 @@ class VPollSelector(selectors.BaseSelector):
             self._drop(registration)
         self._virtual.clear()
         self._keys.clear()
+        self._by_mask.clear()
         self.ready.clear()
         self._map = None
 

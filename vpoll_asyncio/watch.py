@@ -15,7 +15,7 @@ from collections.abc import Callable
 from .events import ALWAYS, check_mask
 from .vpoll import VPoll
 
-__all__ = ["Watch", "is_uvloop", "make_trigger"]
+__all__ = ["Watch", "is_uvloop", "make_trigger", "named"]
 
 Trigger = Callable[[], None]
 
@@ -68,14 +68,16 @@ def make_trigger(
     return from_uvloop
 
 
-def _named(run: Callable[[], None], label: Callable[..., object]) -> Callable[[], None]:
-    def named() -> None:
+def named(run: Callable[[], None], label: Callable[..., object]) -> Callable[[], None]:
+    """Return `run` under the name of `label`, which a loop's debug mode then shows."""
+
+    def wrapper() -> None:
         run()
 
-    functools.update_wrapper(named, label)
+    functools.update_wrapper(wrapper, label)
     if not hasattr(label, "__qualname__"):
-        named.__qualname__ = repr(label)
-    return named
+        wrapper.__qualname__ = repr(label)
+    return wrapper
 
 
 class Watch:
@@ -121,7 +123,7 @@ class Watch:
         self._wanted = 0
         self._scheduled = False
         self._callback = callback
-        run = self._run if label is None else _named(self._run, label)
+        run = self._run if label is None else named(self._run, label)
         self._trigger = make_trigger(loop, run, context)
         vpoll.add_waiter(self._wake)
         self.set_interest(interest)

@@ -23,10 +23,13 @@ from ..stacks.current import current_stack
 from ..stacks.host import host_stack
 from ..transports import sockops
 from ..vpoll import VPoll
+from .pollers import Pollers
 
 __all__ = ["DispatchMixin", "Watcher"]
 
 if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
     _Base = asyncio.AbstractEventLoop
 else:
     _Base = object
@@ -58,6 +61,7 @@ class DispatchMixin(_Base):
         self._readers: dict[VPoll, Watcher] = {}
         self._writers: dict[VPoll, Watcher] = {}
         self._numbers: dict[int, VPoll] = {}
+        self._pollers = Pollers()
         self._attached: set[Stack] = set()
         if stack is not None:
             self.attach_stack(stack)
@@ -85,6 +89,7 @@ class DispatchMixin(_Base):
             for stack in self._attached:
                 steps.callback(stack.detach, self)
             self._attached = set()
+            steps.callback(self._pollers.clear)
             for table in (self._readers, self._writers):
                 while table:
                     table.popitem()[1].cancel()
@@ -174,6 +179,33 @@ class DispatchMixin(_Base):
         if vpoll not in self._readers and vpoll not in self._writers:
             self._numbers = {n: known for n, known in self._numbers.items() if known is not vpoll}
         return True
+
+    def add_poller(
+        self, fileobj: FileDescriptorLike, mask: int, callback: Callable[..., object], *args: Any
+    ) -> None:
+        """Call ``callback(*args, seen)`` in each turn while an event of `mask` is pending.
+
+        fileobj -- a descriptor or an object with ``fileno()``; or a VPoll, a user socket or
+            a virtual number, which need no descriptor
+        mask -- any events (`EventMask`, ``select.EPOLL*``), bits 0 to 27: PRI alone, say
+        seen -- what is pending of them, and ERR and HUP, as an EventMask
+
+        Level-triggered, as readers are, and independent of the readers and writers and
+        of the transport that `fileobj` may have.  It replaces the poller that `fileobj`
+        had.  A descriptor of the kernel takes one more, of an epoll.  Once it is closed
+        its poller hears of nothing more, but must be removed.
+
+        Raises ValueError for other bits, RuntimeError when the loop is closed, OSError:
+        EBADF when `fileobj` is closed, EPERM for a file that is always ready (one on
+        disk), EMFILE, ENFILE; TypeError for what is no file.
+        """
+        if self.is_closed():
+            raise RuntimeError("Event loop is closed")
+        self._pollers.add(self, fileobj, mask, callback, args)
+
+    def remove_poller(self, fileobj: FileDescriptorLike) -> bool:
+        """Stop calling the poller of `fileobj`, open or closed; return whether there was one."""
+        return self._pollers.remove(fileobj)
 
     # Connections, servers, names: the stack's or the kernel's.
 
