@@ -80,6 +80,14 @@ def _vde() -> str | None:
     return None
 
 
+def _libvpoll() -> str | None:
+    try:
+        ctypes.CDLL("libvpoll.so.0")
+    except OSError as error:
+        return f"{error} (Debian package libvpoll0)"
+    return None
+
+
 def _slirp() -> str | None:
     if reason := _vde():
         return reason
@@ -101,6 +109,14 @@ def _lwip() -> str | None:
     except Exception as error:
         return f"the lwip stack does not load: {error!r}"
     return "vpoll_asyncio.stacks.available() does not name lwip"
+
+
+def _fuse() -> str | None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/fuse: {error.strerror}"
+    return _runs("unshare", "-m", "true") and _runs("unshare", "-U", "-r", "-m", "true")
 
 
 def _dev_vpoll() -> str | None:
@@ -125,7 +141,9 @@ CHECKS: dict[str, Check] = {
     "curl": _command("curl", "curl"),
     "dev_vpoll": _dev_vpoll,
     "efd_vpoll": _efd_vpoll,
+    "fuse": _fuse,
     "ip": _command("ip", "iproute2"),
+    "libvpoll": _libvpoll,
     "lwip": _lwip,
     "netns": _netns,
     "root": _root,
