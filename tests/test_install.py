@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from vpoll_asyncio.stacks.host import host_stack
 
 import vpoll_asyncio as va
 from vpoll_asyncio.stacks.current import set_default_stack
+from vpoll_asyncio.stacks.host import host_stack
 
 KERNEL = socket.socket
 
