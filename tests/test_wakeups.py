@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import os
 import signal
 import threading
 import weakref
@@ -23,6 +24,7 @@ from ourloops import (
     resolve,
     run_until,
     selector_watchdog,
+    stock_event_loop,
     when_asleep,
 )
 from vpoll_asyncio import EventMask, VPoll
@@ -246,6 +248,36 @@ def test_awake_event_loop_makes_no_system_call_to_notice_events(
         loop.close()
     assert turns == 100
     assert not writes
+
+
+@pytest.mark.parametrize("factory", [EventLoop, stock_event_loop])
+def test_many_events_wake_a_sleeping_loop_by_one_write(
+    factory: LoopFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = []
+    write = os.eventfd_write
+
+    def counting(fd: int, value: int) -> None:
+        writes.append(value)
+        write(fd, value)
+
+    loop = factory()
+    done = loop.create_future()
+    vpolls = [new_vpoll() for _ in range(100)]
+    for vpoll in vpolls:
+        loop.add_reader(vpoll, resolve, done)
+
+    def set_all() -> None:
+        for vpoll in vpolls:
+            vpoll.add_events(EventMask.IN)
+
+    monkeypatch.setattr("os.eventfd_write", counting)
+    from_signal_handler(set_all, lambda: run_until(loop, done))
+    for vpoll in vpolls:
+        loop.remove_reader(vpoll)
+        vpoll.close()
+    loop.close()
+    assert writes == [1]
 
 
 @pytest.mark.parametrize("factory", OURS)
