@@ -193,7 +193,7 @@ def test_no_library_names_the_package(no_library: None) -> None:
 
 
 def test_build_all_says_what_it_could_not_build(no_library: None) -> None:
-    [built] = native.build_all()
+    [built] = [helper for helper in native.build_all() if helper.name == "lwip"]
     assert (built.name, built.path, built.available) == ("lwip", None, False)
     assert built.why
 

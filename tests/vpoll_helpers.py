@@ -17,6 +17,7 @@ from vpoll_asyncio.events import KEPT
 KERNEL_BACKENDS = [
     pytest.param("eventfd", marks=pytest.mark.needs("efd_vpoll")),
     pytest.param("device", marks=pytest.mark.needs("dev_vpoll")),
+    pytest.param("fuse", marks=pytest.mark.needs("fuse")),
     "unixpair",
     "tcppair",
 ]
@@ -24,7 +25,7 @@ KERNEL_BACKENDS = [
 
 PAIRS = ["unixpair", "tcppair"]
 
-ONE_KERNEL_OBJECT = KERNEL_BACKENDS[:2]
+ONE_KERNEL_OBJECT = KERNEL_BACKENDS[:3]
 """Backends whose descriptor every process that holds it may operate."""
 
 DEADLINE = 20.0

@@ -32,10 +32,10 @@ ALWAYS: Final = ERR | HUP
 KEPT: Final = 0x0FFF_FFFF
 REFUSED: Final = ~KEPT
 
-# fs/select.c: POLLIN_SET, POLLOUT_SET, POLLEX_SET without NVAL, which no open file reports.
-_SELECT_READABLE: Final = IN | ERR | HUP | RDNORM | RDBAND
-_SELECT_WRITABLE: Final = OUT | ERR | WRNORM | WRBAND
-_SELECT_EXCEPTIONAL: Final = PRI
+# fs/select.c: POLLIN_SET, POLLOUT_SET, POLLEX_SET; NVAL is in all of them since Linux 5.17.
+_SELECT_READABLE: Final = IN | ERR | HUP | NVAL | RDNORM | RDBAND
+_SELECT_WRITABLE: Final = OUT | ERR | NVAL | WRNORM | WRBAND
+_SELECT_EXCEPTIONAL: Final = PRI | NVAL
 
 
 class EventMask(enum.IntFlag):

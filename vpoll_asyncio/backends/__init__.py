@@ -10,6 +10,7 @@ from ..events import EventMask, check_mask
 from .base import Backend, BackendInfo, Mirror
 from .device import DeviceBackend
 from .eventfd import EventfdBackend
+from .fuse import FuseBackend
 from .tcppair import TcpPairBackend
 from .unixpair import UnixPairBackend
 from .virtual import VirtualBackend
@@ -23,6 +24,7 @@ _REGISTRY: Final[tuple[Backend, ...]] = (
     DeviceBackend(),
     UnixPairBackend(),
     TcpPairBackend(),
+    FuseBackend(),
 )
 
 

@@ -26,6 +26,8 @@ class Mirror(abc.ABC):
     fd: int
     shared: bool = False
     """Whether other processes that hold the descriptor can operate the mask."""
+    failed: bool = False
+    """Whether an operation has found the kernel object gone; pollers see ERR for ever."""
 
     @abc.abstractmethod
     def apply(self, command: int, argument: int, mask: int) -> int:
@@ -38,9 +40,10 @@ class Mirror(abc.ABC):
         """
 
     def check_owner(self) -> None:
-        """Raise PermissionError (EPERM) where this process may not operate the mask.
+        """Raise OSError where this process may not, or can no longer, operate the mask.
 
-        That is so in a forked child when the mask's owner is the parent.
+        PermissionError (EPERM) in a forked child when the mask's owner is the parent;
+        ENOTCONN once `failed` holds.
         """
 
     def read_mask(self, mask: int) -> int:

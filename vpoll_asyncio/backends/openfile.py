@@ -91,8 +91,8 @@ class OpenFile:
         """Carry out one operation where `pending` is not None.  Called under the lock.
 
         Returns what the kernel object answered, when that was an error: the mask has
-        changed all the same and waiters are to be told.  Raises PermissionError where
-        this process may not operate it; then nothing has changed.
+        changed all the same, with ERR when the kernel object is gone, and waiters are
+        to be told.  Raises as `Mirror.check_owner` does; then nothing has changed.
         """
         pending = self.pending
         assert pending is not None
@@ -115,6 +115,8 @@ class OpenFile:
                         self._apply(self.mirror, command, argument)
                     except OSError as error:
                         failure = error
+                        if self.mirror.failed:
+                            self.mask |= ERR
                 while self.retired:
                     self._give_back(self.mirror, self.retired.popleft())
             except OSError as error:

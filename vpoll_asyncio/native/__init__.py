@@ -1,9 +1,10 @@
 """Native helpers: C sources that ship with the package and are compiled on first use.
 
-The wheel stays pure Python.  `load` returns a helper as a module; the first time on a
-machine it compiles it, into the user's cache directory, under a name that holds the
-hash of everything the result depends on: sources, compiler flags, the interpreter's
-ABI, cffi's version and the contents of the library it is linked with.  `build_all`
+The wheel stays pure Python.  `load` returns a helper as a module, `build` the path of
+one, be it a module or a program; the first time on a machine they compile it, into the
+user's cache directory, under a name that holds the hash of everything the result
+depends on: sources, compiler flags and, of a module, the interpreter's ABI, cffi's
+version and the contents of the library it is linked with.  `build_all`
 does it ahead, for containers that have a compiler only while they are built.
 
 Everything here may be called from any thread and by any number of processes at once.
@@ -47,15 +48,16 @@ class Helper(NamedTuple):
     """C files, in the folder of the helper's name."""
     headers: Sequence[str]
     """Headers of its own, which the result depends on too."""
-    declarations: str
-    """The header that cffi reads: what Python can call."""
-    library: str
+    declarations: str = ""
+    """The header that cffi reads: what Python can call.  Empty for a program, which
+    needs neither cffi nor a library."""
+    library: str = ""
     """Name of the library it is linked with, as in ``-lNAME``."""
-    include: str
+    include: str = ""
     """Folder of the library's headers, below ``/usr/include``."""
-    probe: str
+    probe: str = ""
     """A header of the library: where it is missing, the package is."""
-    package: str
+    package: str = ""
     """Debian package with the library and its headers."""
 
     @property
@@ -65,8 +67,13 @@ class Helper(NamedTuple):
 
     @property
     def module(self) -> str:
-        """Name of the extension module."""
+        """Name of the extension module, or of the program."""
         return f"_vpoll_{self.name}"
+
+    @property
+    def program(self) -> bool:
+        """Whether it is a program of its own rather than a module."""
+        return not self.declarations
 
 
 HELPERS: dict[str, Helper] = {
@@ -93,6 +100,11 @@ HELPERS: dict[str, Helper] = {
             include="lwip",
             probe="lwip/opt.h",
             package="liblwip-dev",
+        ),
+        Helper(
+            name="fuse",
+            sources=("main.c", "mount.c", "descriptors.c", "serve.c"),
+            headers=("daemon.h", "protocol.h"),
         ),
     )
 }
@@ -136,20 +148,21 @@ def _key(helper: Helper, library: Path | None) -> str:
         digest.update(data)
 
     for name in (*helper.sources, *helper.headers, helper.declarations):
-        add(name.encode())
-        add((helper.folder / name).read_bytes())
-    for word in (
-        *_build.FLAGS,
-        str(sysconfig.get_config_var("SOABI")),
-        sysconfig.get_platform(),
-        _build.cffi_version(),
-    ):
+        if name:
+            add(name.encode())
+            add((helper.folder / name).read_bytes())
+    words = (*_build.flags(helper), sysconfig.get_platform())
+    if not helper.program:
+        words += (str(sysconfig.get_config_var("SOABI")), _build.cffi_version())
+    for word in words:
         add(word.encode())
     add(library.read_bytes() if library is not None else b"")
     return digest.hexdigest()[:24]
 
 
 def _file_name(helper: Helper) -> str:
+    if helper.program:
+        return f"{helper.module}-{_key(helper, None)}"
     key = _key(helper, _build.find_library(helper.library))
     return f"{helper.module}-{key}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
 
@@ -177,8 +190,11 @@ def build(name: str) -> Path:
 def load(name: str) -> ModuleType:
     """Return the helper `name` as a cffi module, with ``ffi`` and ``lib``.
 
-    Compiles it first when there is no compiled one.  Raises as `build` does.
+    Compiles it first when there is no compiled one.  Raises as `build` does, and
+    ValueError for a helper that is a program.
     """
+    if _helper(name).program:
+        raise ValueError(f"the native helper {name!r} is a program: build() returns its path")
     with _lock:
         module = _loaded.get(name)
         if module is None:

@@ -1,4 +1,4 @@
-"""Compiling a helper: cffi writes the C code of the module, the C compiler does the rest."""
+"""Compiling a helper: the C compiler does it, from C code that cffi wrote where it is a module."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ from ._errors import NativeError
 if TYPE_CHECKING:
     from . import Helper
 
-FLAGS = (
-    "-std=gnu11",
-    "-O2",
-    "-fPIC",
-    "-shared",
-    "-fvisibility=hidden",
-    "-Wl,-z,relro",
-    "-Wl,-z,now",
-)
+_FLAGS = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-Wl,-z,relro", "-Wl,-z,now")
 
 _TIMEOUT = 300
 """Seconds that the compiler may take."""
+
+
+def flags(helper: Helper) -> tuple[str, ...]:
+    """Return the compiler's options for `helper`, without files."""
+    return (*_FLAGS, "-fPIE", "-pie") if helper.program else (*_FLAGS, "-fPIC", "-shared")
 
 
 def _lacking(what: str, package: str) -> NativeError:
@@ -63,6 +60,8 @@ def find_library(name: str) -> Path | None:
 
 def require_runtime(helper: Helper) -> None:
     """Raise `NativeError` (ENOPKG) for what even a compiled helper needs."""
+    if helper.program:
+        return
     if not cffi_version():
         raise NativeError(
             errno.ENOPKG,
@@ -86,6 +85,8 @@ def _includes(helper: Helper) -> list[str]:
 
 def require_build(helper: Helper) -> list[str]:
     """Return the compiler's command; raise `NativeError` (ENOPKG) for what is missing."""
+    if helper.program:
+        return _compiler()
     try:
         import cffi  # noqa: F401
     except ImportError as exc:
@@ -109,30 +110,32 @@ def compile_helper(helper: Helper, path: Path) -> None:
     Raises `NativeError`: ENOPKG for what is missing, EIO with the compiler's words.
     """
     compiler = require_build(helper)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
+        output = os.path.join(scratch, path.name)
+        sources = [str(helper.folder / source) for source in helper.sources]
+        command = [*compiler, *flags(helper)]
+        if helper.program:
+            command += [*sources, "-o", output]
+        else:
+            includes = [sysconfig.get_path("include"), str(helper.folder), *_includes(helper)]
+            command += [f"-I{folder}" for folder in includes]
+            command += [_write_glue(helper, scratch), *sources, "-o", output]
+            command += [f"-l{helper.library}"]
+        _run(helper, command)
+        os.chmod(output, 0o700 if helper.program else 0o600)
+        os.replace(output, path)
+
+
+def _write_glue(helper: Helper, scratch: str) -> str:
     import cffi
 
     ffi = cffi.FFI()
     ffi.cdef((helper.folder / helper.declarations).read_text())
     preamble = f'#include <stdint.h>\n#include "{helper.declarations}"\n'
     ffi.set_source(helper.module, preamble, compiler_verbose=0)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
-        glue = os.path.join(scratch, f"{helper.module}.c")
-        output = os.path.join(scratch, path.name)
-        ffi.emit_c_code(glue)
-        includes = [sysconfig.get_path("include"), str(helper.folder), *_includes(helper)]
-        command = [
-            *compiler,
-            *FLAGS,
-            *(f"-I{folder}" for folder in includes),
-            glue,
-            *(str(helper.folder / source) for source in helper.sources),
-            "-o",
-            output,
-            f"-l{helper.library}",
-        ]
-        _run(helper, command)
-        os.chmod(output, 0o600)
-        os.replace(output, path)
+    glue = os.path.join(scratch, f"{helper.module}.c")
+    ffi.emit_c_code(glue)
+    return glue
 
 
 def _run(helper: Helper, command: list[str]) -> None:

@@ -38,7 +38,7 @@ static int tcp_options_ok(const u8_t *tcp, size_t header)
 
 /* `whole`: no fragment, so lengths inside can be compared with what is here. */
 static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len, int whole,
-                                    const ip_addr_t *dest)
+                                    const ip_addr_t *src, const ip_addr_t *dest)
 {
     switch (protocol) {
     case 6: {
@@ -48,10 +48,9 @@ static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len
         header = (size_t)(p[12] >> 4) * 4;
         if (header < 20 || header > len || !tcp_options_ok(p, header))
             return MALFORMED;
-        /* SYN alone: a connection request. */
-        if ((p[13] & 0x16) == 0x02 && stream_backlog_full(dest, (u16_t)get16(p + 2)))
-            return BACKLOG;
-        return PASS;
+        return stream_keeps_out(p[13] & 0x3f, get16(p + 4) << 16 | get16(p + 6), src,
+                                (u16_t)get16(p), dest, (u16_t)get16(p + 2))
+                   ? BACKLOG : PASS;
     }
     case 17:
     case 136:
@@ -105,7 +104,7 @@ static enum verdict check_v4(const u8_t *p, size_t len, int from_outside)
         if (offset)
             return PASS;
     }
-    return check_transport(p[9], p + header, total - header, !more, &dest);
+    return check_transport(p[9], p + header, total - header, !more, &src, &dest);
 }
 
 static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
@@ -180,7 +179,7 @@ static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
     case 6:
     case 17:
     case 58:
-        return check_transport(next, p + at, len - at, whole, &dest);
+        return check_transport(next, p + at, len - at, whole, &src, &dest);
     case 59:
         return PASS;
     default:

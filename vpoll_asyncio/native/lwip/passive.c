@@ -4,6 +4,9 @@
 #include "shim.h"
 #include "lwip/priv/tcp_priv.h"
 
+/* Connections that a listening socket may have between SYN and ACK. */
+enum { HALF_OPEN_LIMIT = 1024 };
+
 void stream_drop_queue(struct sock *s)
 {
     while (s->aq_head != NULL) {
@@ -72,7 +75,7 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
     struct sock *s = arg, *child;
     if (s == NULL || pcb == NULL || err != ERR_OK)
         return ERR_VAL;
-    if (s->aq_len > s->backlog || (child = sock_new(s->v6, 1)) == NULL)
+    if ((child = sock_new(s->v6, 1)) == NULL)
         return ERR_MEM;
     child->state = S_CONNECTED;
     child->told = child->bound = 1;
@@ -159,9 +162,13 @@ struct sock *stream_accept(struct sock *s, int *error)
     return child;
 }
 
-/* Whether a connection request to this address must be dropped, so that the peer
- * tries again, as a kernel with a full accept queue does. */
-int stream_backlog_full(const ip_addr_t *dest, u16_t port)
+static int queue_full(const struct sock *s)
+{
+    /* sk_acceptq_is_full(): one more than listen() was told. */
+    return s->aq_len > s->backlog;
+}
+
+static int request_kept_out(const ip_addr_t *dest, u16_t port)
 {
     struct tcp_pcb_listen *found = NULL;
     const struct sock *s;
@@ -172,7 +179,69 @@ int stream_backlog_full(const ip_addr_t *dest, u16_t port)
             found = l;
     if (found == NULL || (s = found->callback_arg) == NULL)
         return 0;
+    if (queue_full(s))
+        return 1;
     for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next)
         half_open += pcb->state == SYN_RCVD && pcb->listener == found;
-    return s->aq_len + half_open > s->backlog;
+    return half_open >= HALF_OPEN_LIMIT;
+}
+
+static int same_host(const ip_addr_t *a, const ip_addr_t *b)
+{
+    if (IP_IS_V6(a) != IP_IS_V6(b))
+        return 0;
+    return IP_IS_V6(a) ? ip6_addr_cmp_zoneless(ip_2_ip6(a), ip_2_ip6(b)) : ip_addr_cmp(a, b);
+}
+
+static int completion_kept_out(const ip_addr_t *src, u16_t src_port, const ip_addr_t *dest,
+                               u16_t dest_port)
+{
+    for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
+        const struct sock *s;
+        if (pcb->remote_port != src_port || pcb->local_port != dest_port
+            || !same_host(&pcb->remote_ip, src) || !same_host(&pcb->local_ip, dest))
+            continue;
+        s = pcb->state == SYN_RCVD && pcb->listener != NULL ? pcb->listener->callback_arg : NULL;
+        return s != NULL && queue_full(s);
+    }
+    return 0;
+}
+
+static int any_queue_full(void)
+{
+    for (const struct tcp_pcb_listen *l = tcp_listen_pcbs.listen_pcbs; l != NULL; l = l->next)
+        if (l->callback_arg != NULL && queue_full(l->callback_arg))
+            return 1;
+    return 0;
+}
+
+/* tcp_timewait_state_process(): a request with a later sequence number ends TIME-WAIT at
+ * once, and so does a reset in its place.  lwIP would keep a peer that uses its port
+ * again out for two minutes. */
+static void recycle_time_wait(unsigned flags, u32_t seqno, const ip_addr_t *src, u16_t src_port,
+                              const ip_addr_t *dest, u16_t dest_port)
+{
+    for (struct tcp_pcb *pcb = tcp_tw_pcbs; pcb != NULL; pcb = pcb->next) {
+        if (pcb->remote_port != src_port || pcb->local_port != dest_port
+            || !same_host(&pcb->remote_ip, src) || !same_host(&pcb->local_ip, dest))
+            continue;
+        if (flags & TCP_RST ? seqno == pcb->rcv_nxt : TCP_SEQ_GT(seqno, pcb->rcv_nxt))
+            tcp_abort(pcb);
+        return;
+    }
+}
+
+/* Whether a segment must be dropped, so that the peer tries again, because the accept
+ * queue is full: a kernel does so with connection requests, and with the segment that
+ * would complete a connection. */
+int stream_keeps_out(unsigned flags, u32_t seqno, const ip_addr_t *src, u16_t src_port,
+                     const ip_addr_t *dest, u16_t dest_port)
+{
+    if (flags & TCP_RST || (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+        recycle_time_wait(flags, seqno, src, src_port, dest, dest_port);
+    if (flags & TCP_RST)
+        return 0;
+    if (flags & TCP_SYN)
+        return !(flags & TCP_ACK) && request_kept_out(dest, dest_port);
+    return any_queue_full() && completion_kept_out(src, src_port, dest, dest_port);
 }

@@ -154,7 +154,8 @@ void stream_drop_queue(struct sock *s);
 int stream_bind(struct sock *s, const ip_addr_t *ip, u16_t port);
 int stream_listen(struct sock *s, int backlog);
 struct sock *stream_accept(struct sock *s, int *error);
-int stream_backlog_full(const ip_addr_t *dest, u16_t port);
+int stream_keeps_out(unsigned flags, u32_t seqno, const ip_addr_t *src, u16_t src_port,
+                     const ip_addr_t *dest, u16_t dest_port);
 
 /* dgram.c */
 uint32_t dgram_mask(const struct sock *s);
