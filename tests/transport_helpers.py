@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import inspect
 import itertools
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 from unittest import mock
 
@@ -78,6 +80,25 @@ def run_on(
         runner.run(limited())
 
 
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@contextlib.contextmanager
+def no_descriptor_more() -> Iterator[None]:
+    """Fail when there are descriptors afterwards that were not there before.
+
+    Garbage is collected only when there are some: thousands of tests use this.
+    """
+    before = descriptors()
+    yield
+    if descriptors() - before:
+        gc.collect()
+        more = descriptors() - before
+        if more:
+            raise AssertionError(f"descriptors leaked: {more}")
+
+
 def on_every_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run an ``async def`` test on each loop.
 
@@ -87,21 +108,23 @@ def on_every_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     """
     wanted = inspect.signature(test).parameters
 
-    def wrapper(*, loop_factory: LoopFactory, no_fd_leak: None, **fixtures: Any) -> None:
+    def wrapper(*, loop_factory: LoopFactory, **fixtures: Any) -> None:
         reports: Reports = []
         if "reports" in wanted:
             fixtures["reports"] = reports
         refused = AssertionError("a descriptor was asked for")
         with contextlib.ExitStack() as steps:
+            steps.enter_context(no_descriptor_more())
             if "hosts" in wanted:
                 fixtures["hosts"] = hosts = Hosts()
                 steps.callback(hosts.close)
             for method in ("fileno", "fileno_refusing_read"):
                 steps.enter_context(mock.patch.object(VPoll, method, side_effect=refused))
             run_on(loop_factory, functools.partial(test, **fixtures), reports)
-        assert not reports
+        if reports:
+            raise AssertionError(f"the loop's exception handler was called: {reports}")
 
-    names = {"loop_factory": None, "no_fd_leak": None, **wanted}
+    names = {"loop_factory": None, **wanted}
     for provided in ("hosts", "reports"):
         names.pop(provided, None)
     for attribute in ("__module__", "__name__", "__qualname__", "__doc__", "pytestmark"):
@@ -124,6 +147,11 @@ async def until(condition: Callable[[], object]) -> None:
     """Let the loop turn until `condition()` holds; the test's timeout bounds it."""
     while not condition():  # noqa: ASYNC110 - no event tells every condition
         await asyncio.sleep(0)
+
+
+async def tasks_end() -> None:
+    """Wait until the calling task is the only one."""
+    await until(lambda: len(asyncio.all_tasks()) == 1)
 
 
 class Recorder(asyncio.Protocol):

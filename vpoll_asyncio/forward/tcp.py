@@ -133,6 +133,11 @@ class _Connection:
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.warning("%r: no connection to the target: %s", self._owner, exc)
             self.abort()
+        if task.cancelled():
+            # uvloop then closes a transport without telling its protocol.
+            self.target.lost = True
+            if self.target.transport is not None:
+                self.target.transport.abort()
         self._finish()
 
     def left(self, side: _Side, exc: BaseException | None) -> None:
