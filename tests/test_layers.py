@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"backends"},
             {"vpoll"},
             {"_asyncio", "selector", "watch"},
-            {"descriptors", "sockaddr"},
+            {"descriptors", "libvpoll", "sockaddr"},
             {"sockhooks"},
             {"sockets"},
             {"links"},
