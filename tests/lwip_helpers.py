@@ -70,7 +70,11 @@ class Peer:
             while waiting:
                 del waiting[: self.link.send_batch(waiting[:256])]
                 self.drive()
-            received = self.link.recv_batch(4096)
+            received: list[bytes] = []
+            while batch := self.link.recv_batch(4096):
+                received += batch
+                # The wire may have been full.
+                self.stack.core.turn(False)
             answered += received
             waiting = [answer for one in received if (answer := self.answer(one))]
             if not waiting:

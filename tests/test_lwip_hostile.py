@@ -314,18 +314,73 @@ def test_initial_sequence_numbers_differ_and_are_not_lwips(
     assert max(gaps) > 1 << 28
 
 
-def test_a_flood_of_requests_is_kept_out_by_the_backlog(
-    peer: Peer, receiver: socket.socket
+def replies(frames: list[bytes]) -> list[int | bytes]:
+    return [segment["flags"] for got in frames if (segment := parse_tcp(got))]
+
+
+def test_a_flood_of_requests_is_bounded(
+    peer: Peer, listener: socket.socket, receiver: socket.socket
 ) -> None:
-    with peer.stack.socket() as listener:
-        listener.setblocking(False)
-        listener.bind((HOST4, 81))
-        listener.listen(4)
-        flood = [frame(tcp((PEER4, port), (HOST4, 81), SYN, 1)) for port in range(2000, 2100)]
-        answers = [segment for got in peer.send(*flood) if (segment := parse_tcp(got))]
-        assert [answer["flags"] for answer in answers] == [SYN | ACK] * 5
-        assert peer.stack.counters["rx_backlog"] == 95
-        alive(peer, receiver)
+    # Until the peer's hardware address is known, few answers are kept.
+    alive(peer, receiver)
+    flood = [frame(tcp((PEER4, port), (HOST4, PORT), SYN, 1)) for port in range(2000, 3100)]
+    assert replies(peer.send(*flood)) == [SYN | ACK] * 1024
+    assert peer.stack.counters["rx_backlog"] == 1100 - 1024
+    alive(peer, receiver)
+    # Nobody completes them, so they go: TCP_SYN_RCVD_TIMEOUT.
+    peer.stack.skip_time(60)
+    peer.send()
+    assert replies(peer.send(frame(tcp((PEER4, 4000), (HOST4, PORT), SYN, 1)))) == [SYN | ACK]
+
+
+def test_a_full_accept_queue_keeps_requests_and_completions_out(peer: Peer) -> None:
+    listener = peer.keep(peer.stack.socket())
+    listener.bind((HOST4, PORT))
+    listener.listen(1)
+    numbers: dict[int, int] = {}
+    for port in (1, 2, 3):
+        answered = [
+            got
+            for one in peer.send(frame(tcp((PEER4, port), (HOST4, PORT), SYN, 1)))
+            if (got := parse_tcp(one))
+        ]
+        number = answered[0]["seq"]
+        assert isinstance(number, int)
+        numbers[port] = number + 1
+
+    def complete(port: int) -> list[bytes]:
+        return peer.send(frame(tcp((PEER4, port), (HOST4, PORT), ACK, 2, numbers[port], b"hello")))
+
+    for port in (1, 2):
+        complete(port)
+    assert replies(complete(3)) == []
+    assert replies(peer.send(frame(tcp((PEER4, 4), (HOST4, PORT), SYN, 1)))) == []
+    assert peer.stack.counters["rx_backlog"] == 2
+    accepted = [peer.keep(listener.accept()[0]).getpeername()[1] for _ in range(2)]
+    assert accepted == [1, 2]
+    assert failure(listener.accept) == errno.EAGAIN
+    complete(3)
+    third = peer.keep(listener.accept()[0])
+    assert third.getpeername()[1] == 3
+    assert third.recv(10) == b"hello"
+
+
+@pytest.mark.parametrize("how", ["a later request", "a reset"])
+def test_a_port_that_is_used_again_does_not_wait_for_time_wait(
+    peer: Peer, listener: socket.socket, how: str
+) -> None:
+    first = Established(peer, listener)
+    first.sock.close()
+    first.ack += 1
+    assert [answer["flags"] for answer in first.send(FIN | ACK)] == [FIN | ACK, ACK]
+    first.seq += 1
+    request = frame(tcp(first.me, first.host, SYN, first.seq - 100))
+    assert replies(peer.send(request)) == [ACK]
+    if how == "a reset":
+        assert first.send(RST) == []
+    else:
+        request = frame(tcp(first.me, first.host, SYN, first.seq + 100))
+    assert replies(peer.send(request)) == [SYN | ACK]
 
 
 @pytest.mark.parametrize("six", [False, True])
