@@ -1,5 +1,6 @@
 # make demo    the main job, end to end
 # make test    linter, types and tests, for the Python named by PYTHON
+# make test-kernel   the backends' tests in a virtual machine that has /dev/vpoll and EFD_VPOLL
 #
 # PYTHON=python3.12 chooses the interpreter; each version has a venv of its own in the tree.
 # ARGS="-k name" goes to pytest.
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test lint types setup tools wheel clean
+.PHONY: demo test test-kernel lint types setup tools wheel clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
@@ -25,6 +26,9 @@ test: tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
+
+test-kernel: tools
+	cd tests && ../$(BIN)/python -m kernel $(ARGS)
 
 lint: tools
 	$(BIN)/ruff check .

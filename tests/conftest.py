@@ -6,13 +6,24 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 
 from needs import CHECKS, STOCK_KERNELS_LACK, missing
+from scale import SCALE
 
 SKIPS_ARE_FAILURES = os.environ.get("CI") == "true" and os.geteuid() == 0
 
 _may_skip = pytest.StashKey[bool]()
+
+if SCALE > 1:
+    hypothesis.settings.register_profile(
+        "slow machine",
+        max_examples=25,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("slow machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from scale import SCALE
 from vpoll_asyncio.events import KEPT
 
 KERNEL_BACKENDS = [
@@ -28,7 +29,7 @@ PAIRS = ["unixpair", "tcppair"]
 ONE_KERNEL_OBJECT = KERNEL_BACKENDS[:3]
 """Backends whose descriptor every process that holds it may operate."""
 
-DEADLINE = 20.0
+DEADLINE = 20.0 * SCALE
 """Seconds after which a state that was waited for counts as never reached."""
 
 

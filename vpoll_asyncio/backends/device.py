@@ -6,20 +6,21 @@ the new mask.  It has neither read(2) nor write(2).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
 from typing import Final
 
-from ..events import KEPT
+from ..events import KEPT, EventMask
 from .base import ADD, SET, Backend, Mirror
 
 __all__ = ["DeviceBackend", "DeviceMirror", "request"]
 
 PATH: Final = "/dev/vpoll"
 
-# poll(2) keeps events in 16 bits.
-_POLLED: Final = 0xFFFF
+# fs/select.c: poll(2) translates the bits that have a name and drops the others.
+_POLLED: Final = int(~EventMask(0))
 
 
 def request(command: int) -> int:
@@ -39,7 +40,16 @@ class DeviceMirror(Mirror):
         return fcntl.ioctl(self.fd, request(command), argument)
 
     def read_mask(self, mask: int) -> int:
-        # Each ioctl wakes every waiter, so poll(2) has to tell.
+        # Each ioctl wakes every waiter, so a poller has to tell.
+        try:
+            with select.epoll() as epoll:
+                epoll.register(self.fd, KEPT)
+                told = epoll.poll(0)
+                return told[0][1] if told else 0
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+        # poll(2) needs no descriptor; the bits that it drops are those we know of.
         poll = select.poll()
         poll.register(self.fd, _POLLED)
         seen = poll.poll(0)
