@@ -483,7 +483,7 @@ void stream_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_
     for (; pcb != NULL; pcb = pcb->next) {
         struct sock *s = pcb->callback_arg;
         if (pcb->state != SYN_SENT || s == NULL || pcb->local_port != local_port
-            || pcb->remote_port != remote_port || seqno != pcb->lastack + 1
+            || pcb->remote_port != remote_port || seqno != pcb->lastack
             || IP_GET_TYPE(&pcb->remote_ip) != IP_GET_TYPE(remote))
             continue;
         if (!(IP_IS_V6(remote) ? ip6_addr_cmp_zoneless(ip_2_ip6(&pcb->remote_ip),
