@@ -183,7 +183,7 @@ class Core:
             count: int = self._lib.vp_recv(handle, self._scratch, size, flags, sender)
             data = ffi.buffer(self._scratch, min(count, size))[:] if count > 0 else b""
         status = self._status
-        if status.dirty or status.queued or status.more:
+        if status.dirty or status.queued or status.more or self._sockets.busy:
             self.settle()
         return count, data, from_native(ffi, sender) if sender.family else None
 
@@ -222,7 +222,7 @@ class Core:
     def settle(self) -> None:
         """Carry on what the latest call into C has left: masks, frames, timers."""
         status = self._status
-        if status.dirty:
+        if status.dirty or self._sockets.busy:
             self._sockets.publish()
         if self.closed:
             return

@@ -27,7 +27,9 @@ class Masks:
         self._masks = native.ffi.new("uint32_t[]", _COLLECT)
         self._vpolls: dict[int, VPoll] = {}
         self._early: dict[int, int] = {}
-        self._publishing = threading.Lock()
+        self._lock = threading.RLock()
+        self.busy = False
+        """Whether masks are on their way to their vpolls; `publish` waits for them."""
 
     def register(self, handle: int, vpoll: VPoll) -> None:
         """Let `vpoll` have the mask of socket `handle` from now on."""
@@ -43,17 +45,22 @@ class Masks:
 
     def publish(self) -> None:
         """Bring every vpoll whose socket has changed up to date."""
-        # One thread publishes, so that no older mask overwrites a newer one; whoever
-        # comes meanwhile, or from inside a waiter, leaves it to that one, which looks
-        # again after it has let go.
-        status, lock = self._status, self._publishing
-        while status.dirty and lock.acquire(blocking=False):
-            try:
-                count = self._lib.vp_collect(self._handles, self._masks, _COLLECT)
-                for index in range(count):
-                    self._set(self._handles[index], self._masks[index])
-            finally:
-                lock.release()
+        # One thread at a time, so that no older mask overwrites a newer one.  The others
+        # wait for it: a thread that went on with a mask that is out of date would ask a
+        # socket again and again.  Who comes from inside a waiter, or from a signal
+        # handler, leaves it to the call that it interrupted, which looks again.
+        status = self._status
+        while status.dirty or self.busy:
+            with self._lock:
+                if self.busy:
+                    return
+                self.busy = True
+                try:
+                    count = self._lib.vp_collect(self._handles, self._masks, _COLLECT)
+                    for index in range(count):
+                        self._set(self._handles[index], self._masks[index])
+                finally:
+                    self.busy = False
 
     def _set(self, handle: int, mask: int) -> None:
         vpoll = self._vpolls.get(handle)
@@ -72,7 +79,8 @@ class Masks:
 
     def after_fork(self) -> None:
         """Start with a lock that nobody holds, in the child."""
-        self._publishing = threading.Lock()
+        self._lock = threading.RLock()
+        self.busy = False
 
 
 @functools.cache

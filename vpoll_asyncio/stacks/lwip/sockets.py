@@ -82,9 +82,7 @@ class LwipSocket(UserSocket):
     def do_recv_into(self, buffer: memoryview, flags: int) -> int:
         if flags & socket.MSG_OOB or len(buffer) == 0:
             return super().do_recv_into(buffer, flags)
-        count = self.stack.core.receive_into(
-            self._handle, buffer, self._native_flags(flags)
-        )
+        count = self.stack.core.receive_into(self._handle, buffer, self._native_flags(flags))
         if count == _EAGAIN:
             raise would_block()
         raise_errno(count)
