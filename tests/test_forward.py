@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport_helpers import Hosts, Recorder, on_every_loop, tasks_end, turns, until
+from transport_helpers import Hosts, Recorder, on_every_loop, turns, until
 from vpoll_asyncio import streams
 from vpoll_asyncio.forward import Forward, forward
 from vpoll_asyncio.forward.address import parse_address
@@ -248,7 +248,6 @@ async def test_tcp_closing_resets_what_is_being_forwarded(hosts: Hosts, way: str
     with pytest.raises(ConnectionRefusedError):
         await streams.open_connection(*address, stack=path.client)
     server.close()
-    await tasks_end()
 
 
 @pytest.mark.parametrize("step", range(10))
@@ -267,7 +266,6 @@ async def test_tcp_closing_at_any_turn_of_a_connection_leaves_nothing(
     if not isinstance(result, BaseException):
         result[1].transport.abort()
     server.close()
-    await tasks_end()
 
 
 @on_every_loop

@@ -69,12 +69,16 @@ class Hosts:
 def run_on(
     factory: LoopFactory, main: Callable[[], Coroutine[Any, Any, None]], reports: Reports
 ) -> None:
-    """Run `main()` on a new loop; what the loop's exception handler is told goes to `reports`."""
+    """Run `main()` on a new loop until its last task ends.
+
+    What the loop's exception handler is told goes to `reports`.
+    """
 
     async def limited() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
         async with asyncio.timeout(TIMEOUT):
             await main()
+            await tasks_end()
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(limited())
