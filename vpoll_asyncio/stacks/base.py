@@ -145,9 +145,7 @@ class Stack(abc.ABC):
     def _numeric(
         host: str | None, port: Any, family: int, type: int, proto: int, flags: int
     ) -> list[AddrInfo]:
-        found = _kernel_getaddrinfo(
-            host, port, family, type, proto, flags | socket.AI_NUMERICHOST
-        )
+        found = _kernel_getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
         return list(found)
 
     def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
