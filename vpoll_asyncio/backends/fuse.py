@@ -45,13 +45,15 @@ from .base import SET, Backend, Mirror
 from .device import request
 from .fuse_launch import COMPILED, PYTHON, Daemon, launch
 
-__all__ = ["FuseBackend", "FuseMirror"]
+__all__ = ["FuseBackend", "FuseMirror", "current_daemon"]
 
 # What fs/fuse passes on of the daemon's answer.
 _SHOWN: Final = IN | PRI | OUT | ERR | HUP | NVAL | RDNORM | RDBAND | WRNORM | WRBAND | MSG | RDHUP
 
 # What every request gets once the daemon is gone: those before, and those under way.
 _GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV})
+
+DEVICE: Final = "/dev/fuse"
 
 _mask_word: Final = struct.Struct("=Q")
 
@@ -109,6 +111,17 @@ def _release(connection: _Connection) -> None:
             if _current is connection:
                 _current = None
             connection.daemon.close()
+
+
+def current_daemon() -> int | None:
+    """Return the process id of the daemon that a new vpoll would use, or None.
+
+    None where no vpoll is open, or where the daemon is known to be gone.
+    """
+    with _lock:
+        if _current is None or _current.gone:
+            return None
+        return _current.daemon.pid
 
 
 class FuseMirror(Mirror):
@@ -225,12 +238,12 @@ class FuseBackend(Backend):
 
     def missing(self) -> str:
         try:
-            os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+            os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                return f"/dev/fuse: {error.strerror}"
+                return f"{DEVICE}: {error.strerror}"
             return (
-                f"/dev/fuse: {error.strerror}: the kernel needs FUSE, and this user the right "
+                f"{DEVICE}: {error.strerror}: the kernel needs FUSE, and this user the right "
                 "to open its device"
             )
         try:

@@ -150,6 +150,7 @@ _FOR_EVER: Final = 1 << 30
 # DIRECT_IO, NONSEEKABLE, STREAM, NOFLUSH, PARALLEL_DIRECT_WRITES
 _OPEN_FLAGS: Final = 1 | 4 | 16 | 32 | 64
 _KEPT: Final = 0x0FFF_FFFF
+_WORD: Final = 0xFFFF_FFFF
 _ADD, _DEL, _SET = 1, 2, 3
 
 _in_header: Final = struct.Struct("=IIQQIIIHH")
@@ -276,7 +277,7 @@ class Server:
         if size != _word.size:
             raise Refused(errno.EINVAL)
         word = _word.unpack_from(body, _transfer_in.size)[0]
-        self._operate(handle, word >> 32, word & 0xFFFF_FFFF)
+        self._operate(handle, word >> 32, word & _WORD)
         return _write_out.pack(_word.size, 0)
 
     def _ioctl(self, node: int, body: bytes) -> bytes:
@@ -284,7 +285,7 @@ class Server:
         command = request - (ord("^") << 8)
         if command not in (_ADD, _DEL, _SET):
             raise Refused(errno.ENOTTY)
-        return _ioctl_out.pack(self._operate(handle, command, argument), 0, 0, 0)
+        return _ioctl_out.pack(self._operate(handle, command, argument & _WORD), 0, 0, 0)
 
     def _operate(self, handle: int, command: int, argument: int) -> int:
         events = self._events[handle]

@@ -124,11 +124,10 @@ static void release(const struct in_header *in, const struct release_in *closed)
 }
 
 /* Every operation is a wake-up, one that changes nothing too. */
-static int operate(struct vpoll *vpoll, uint32_t command, uint64_t argument)
+static int operate(struct vpoll *vpoll, uint32_t command, uint32_t events)
 {
-    if (argument & ~(uint64_t)KEPT_EVENTS)
+    if (events & ~KEPT_EVENTS)
         return -1;
-    uint32_t events = (uint32_t)argument;
     if (command == COMMAND_ADD)
         vpoll->events |= events;
     else if (command == COMMAND_DEL)
@@ -177,7 +176,8 @@ static void control(const struct in_header *in, const struct ioctl_in *given)
         fail(in, ENOTTY);
         return;
     }
-    if (operate(vpoll, command, given->argument)) {
+    /* The caller passes an int, of which the upper half of a register is no part. */
+    if (operate(vpoll, command, (uint32_t)given->argument)) {
         fail(in, EINVAL);
         return;
     }
