@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vpoll_asyncio import backends
+from vpoll_asyncio import EventMask, backends
 from vpoll_helpers import KERNEL_BACKENDS
 
 EXACT = {backend.name: int(backend.exact) for backend in backends()}
@@ -38,3 +38,12 @@ def over_backends(name: str, value: Any, mask: int) -> list[Any]:
         )
         for param in showing(mask)
     ]
+
+
+WAYS = [pytest.param(None, id="vpoll"), *KERNEL_BACKENDS]
+"""Ways to wait for a vpoll: by its wait queue, or by each backend's descriptor."""
+
+
+def shown_by(backend: str | None) -> EventMask:
+    """The named events that a waiter of `WAYS` sees exactly."""
+    return EventMask(sum(EventMask) & (EXACT[backend] if backend else -1))

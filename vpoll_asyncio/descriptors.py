@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -78,6 +79,8 @@ class DescriptorWatch:
     ) -> None:
         self._loop = loop
         self._callback = callback
+        # A number that is free would be the epoll's own.
+        fcntl.fcntl(fd, fcntl.F_GETFD)
         self._epoll = select.epoll()
         try:
             self._epoll.register(fd, interest)
