@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import signal
 import socket
@@ -317,3 +318,15 @@ def test_a_child_that_closes_its_copy_leaves_the_parents_link_alone(link: VdeLin
     close_in_a_child(link)
     assert introduce(link)
     assert link.send_batch(numbered(1)) == 1
+
+
+@needs_slirp
+def test_complaints_of_libslirp_go_to_logging(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "vpoll_asyncio.slirp")
+    with open_link("slirp://"):
+        critical = 1 << 3
+        ctypes.CDLL("libglib-2.0.so.0").g_log(b"Slirp", critical, b"%s", b"Failed to send packet")
+    assert caplog.messages == ["Failed to send packet"]
+    assert capfd.readouterr().err == ""

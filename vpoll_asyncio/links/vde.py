@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from . import libvdeplug, slirp
+from . import libvdeplug, slirp, slirplog
 from .base import Link, NativePort
 from .limits import ETHERNET_HEADER, FRAME_LOST, check_mtu, closed_error, longest_frame
 
@@ -126,6 +126,7 @@ class VdeLink(Link):
             raise OSError(error.errno, text) from error
 
     def _open_slirp(self, address: slirp.SlirpAddress) -> int:
+        slirplog.capture()
         tries = _PORT_TRIES if any(f.port == 0 for f in address.forwards) else 1
         while True:
             forwards = slirp.take_ports(address.forwards)
