@@ -47,6 +47,13 @@ def _runs(*command: str) -> str | None:
     return f"{' '.join(command[:2])}: {lines[-1]}"
 
 
+def _cpython_tests() -> str | None:
+    if importlib.util.find_spec("test") and importlib.util.find_spec("test.test_selectors"):
+        return None
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return f"no test.test_selectors (Debian package libpython{version}-testsuite)"
+
+
 def _command(name: str, package: str) -> Check:
     def check() -> str | None:
         return None if shutil.which(name) else f"no command {name} (Debian package {package})"
@@ -143,6 +150,7 @@ def _efd_vpoll() -> str | None:
 CHECKS: dict[str, Check] = {
     "aiohttp": _module("aiohttp"),
     "cc": _command("cc", "gcc"),
+    "cpython_tests": _cpython_tests,
     "curl": _command("curl", "curl"),
     "dev_vpoll": _dev_vpoll,
     "efd_vpoll": _efd_vpoll,

@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import time
-import unittest
 from collections.abc import Iterator
 from typing import Any
 
@@ -549,22 +548,3 @@ class SelectorMachine(RuleBasedStateMachine):
 
 TestSelectorMachine = SelectorMachine.TestCase
 TestSelectorMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-
-
-# The selectors module's own suite, where Python brings it (Debian's does not).
-
-try:
-    from test import test_selectors as cpython  # type: ignore[import-not-found]
-except ImportError:
-    pass
-else:
-
-    class TestCPythonSuite(
-        cpython.BaseSelectorTestCase,  # type: ignore[misc]
-        cpython.ScalableSelectorMixIn,  # type: ignore[misc]
-        unittest.TestCase,
-    ):
-        SELECTOR = VPollSelector
-        # It skips itself for selectors of other modules; a test of ours is above.
-        test_modify_unregister = None
-        test_register_file = cpython.EpollSelectorTestCase.test_register_file
