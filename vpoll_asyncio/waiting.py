@@ -36,6 +36,9 @@ async def wait_events(fileobj: FileDescriptorLike, mask: int) -> EventMask:
     same events returns at once.  Any number of tasks may wait for one object, beside its
     readers and its transport.  Cancelling leaves nothing registered.
 
+    What another process does to a vpoll that it shares by fork(2) is seen through the
+    descriptor only: wait for ``vpoll.fileno()`` then.
+
     A file that epoll refuses since it is always ready, such as one on disk, is ready for
     IN, OUT, RDNORM and WRNORM as poll(2) has it, and never for anything else.
 
