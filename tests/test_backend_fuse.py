@@ -10,7 +10,7 @@ import random
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import Queue
 from typing import BinaryIO
 
@@ -18,16 +18,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuse_helpers import asleep_in_epoll, daemon_kind, wait_until
+from fuse_helpers import KINDS, asleep_in_epoll, wait_until
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.backends.base import ADD, DEL, SET
 from vpoll_asyncio.backends.device import request
 from vpoll_asyncio.backends.eventfd import encode
-from vpoll_asyncio.backends.fuse import FuseBackend
+from vpoll_asyncio.backends.fuse import CHOICE, FuseBackend
 from vpoll_asyncio.events import KEPT, to_select
 from vpoll_helpers import DEADLINE, by_epoll, by_poll, by_select
-
-__all__ = ["daemon_kind"]
 
 pytestmark = [
     pytest.mark.needs("fuse"),
@@ -42,6 +40,16 @@ IN, PRI, OUT, ERR, HUP = (
     EventMask.HUP,
 )
 NAMED = FuseBackend.exact
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def daemon_kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One daemon of each kind serves every test."""
+    with pytest.MonkeyPatch.context() as patch, VPoll(backend="fuse") as keeper:
+        patch.setenv(CHOICE, request.param)
+        keeper.fileno()
+        yield request.param
+
 
 masks = st.integers(0, KEPT)
 operations = st.lists(st.tuples(st.sampled_from([ADD, DEL, SET]), masks), max_size=20)

@@ -41,7 +41,7 @@ from ..events import (
     WRBAND,
     WRNORM,
 )
-from .base import SET, Backend, Mirror
+from .base import ADD, DEL, SET, Backend, Mirror
 from .device import request
 from .fuse_launch import COMPILED, PYTHON, Daemon, launch
 
@@ -54,6 +54,9 @@ _SHOWN: Final = IN | PRI | OUT | ERR | HUP | NVAL | RDNORM | RDBAND | WRNORM | W
 _GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV})
 
 DEVICE: Final = "/dev/fuse"
+
+_REQUESTS: Final = {command: request(command) for command in (ADD, DEL, SET)}
+_ioctl: Final = fcntl.ioctl
 
 _mask_word: Final = struct.Struct("=Q")
 
@@ -137,7 +140,7 @@ class FuseMirror(Mirror):
 
     def apply(self, command: int, argument: int, mask: int) -> int:
         try:
-            return fcntl.ioctl(self.fd, request(command), argument)
+            return _ioctl(self.fd, _REQUESTS[command], argument)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
@@ -278,7 +281,7 @@ def _open(mask: int) -> Mirror:
     try:
         fd = connection.daemon.open()
         if mask:
-            fcntl.ioctl(fd, request(SET), mask)
+            _ioctl(fd, _REQUESTS[SET], mask)
         return FuseMirror(fd, connection)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno in _GONE:
