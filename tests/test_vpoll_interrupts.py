@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from scale import SCALE
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.backends.base import Mirror
 from vpoll_asyncio.backends.pair import PairMirror
@@ -50,7 +51,9 @@ def signals_rain(handler: Callable[[], object]) -> Iterator[Callable[[], int]]:
             inside = False
 
     old = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 200e-6, 200e-6)
+    # Where the handler takes as long as this, nothing else would ever run.
+    interval = 200e-6 * SCALE
+    signal.setitimer(signal.ITIMER_REAL, interval, interval)
     try:
         yield lambda: count
     finally:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from scale import fewer
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.backends.pair import PairMirror
 from vpoll_asyncio.vpoll import Waiter
@@ -67,7 +68,7 @@ def running(*works: Callable[[], object]) -> Iterator[None]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_operation_of_several_setters_is_lost(backend: str | None) -> None:
     bits = [1 << n for n in (0, 2, 14, 15, 16, 17)]
-    rounds = 300
+    rounds = fewer(300, least=50)
     start = threading.Barrier(len(bits))
     with make(backend) as vpoll:
 
@@ -87,7 +88,7 @@ def test_no_operation_of_several_setters_is_lost(backend: str | None) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_wake_up_between_two_waiting_threads_is_lost(backend: str | None) -> None:
-    rounds = 300
+    rounds = fewer(300, least=50)
     with make(backend) as vpoll:
 
         def pong() -> None:
@@ -104,7 +105,7 @@ def test_no_wake_up_between_two_waiting_threads_is_lost(backend: str | None) -> 
 @pytest.mark.parametrize("backend", KERNEL_BACKENDS)
 @pytest.mark.parametrize("edge", [0, select.EPOLLET])
 def test_no_wake_up_of_an_epoll_waiter_is_lost(backend: str, edge: int) -> None:
-    rounds = 200
+    rounds = fewer(200, least=50)
     with make(backend) as vpoll, VPoll() as back, select.epoll() as epoll:
         epoll.register(vpoll, IN | edge)
 
@@ -158,7 +159,7 @@ def use_for_ever(handle: VPoll) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_closing_while_other_threads_set_ends_them_with_ebadf_alone(backend: str | None) -> None:
-    for _ in range(25):
+    for _ in range(fewer(25, least=5)):
         vpoll = make(backend)
         twin = vpoll.dup()
         begun = threading.Barrier(4)
@@ -177,7 +178,7 @@ def test_closing_while_other_threads_set_ends_them_with_ebadf_alone(backend: str
 
 @pytest.mark.parametrize("backend", ["virtual", *KERNEL_BACKENDS])
 def test_all_threads_that_ask_first_get_one_descriptor(backend: str) -> None:
-    for _ in range(25):
+    for _ in range(fewer(25, least=5)):
         with VPoll(IN, backend=backend) as vpoll:
             start = threading.Barrier(4)
             numbers: set[int] = set()

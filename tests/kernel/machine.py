@@ -14,11 +14,14 @@ from typing import Final
 
 from .debian import Kernel
 
-__all__ = ["boot", "command"]
+__all__ = ["boot", "check_path", "command"]
 
 # Enough to run the wheels that are built for the second x86-64 level, and no AVX: the C
 # library would choose AVX code, which is what the emulator is slowest at.
 _PROCESSOR: Final = "Nehalem,+rdrand"
+
+# Seconds between the end of the machine's output and its own end.
+_EXIT: Final = 60
 
 _KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic panic_on_warn=1 "
@@ -30,6 +33,12 @@ _KERNEL_ARGUMENTS: Final = (
 )
 
 
+def check_path(path: Path) -> None:
+    """Raise ValueError for a path that the command lines of QEMU and Linux would split."""
+    if re.search(r"[\s,]", str(path)):
+        raise ValueError(f"{path}: expected a path without spaces and commas; move the tree")
+
+
 def command(
     kernel: Kernel, archive: Path, tree: Path, python: Path, results: Path, *, accelerator: str
 ) -> list[str]:
@@ -39,8 +48,7 @@ def command(
     `results` alone.
     """
     for path in (tree, python, results):
-        if re.search(r"[\s,]", str(path)):
-            raise ValueError(f"{path}: expected a path without spaces and commas; move the tree")
+        check_path(path)
     arguments = f"{_KERNEL_ARGUMENTS} vpoll.tree={tree} vpoll.python={python}"
     shared = "local,security_model=none,multidevs=remap"
     return [
@@ -77,19 +85,17 @@ def boot(arguments: Sequence[str], log: Path, *, seconds: float) -> str:
                     continue
                 printed = os.read(output, 1 << 16)
                 if not printed:
+                    status = machine.wait(_EXIT)
                     break
                 kept.write(printed)
-                kept.flush()
                 sys.stdout.write(printed.decode(errors="replace").replace("\r", ""))
                 sys.stdout.flush()
             else:
                 return f"the guest was not done after {seconds:.0f} seconds"
         finally:
             machine.kill()
-        status = machine.wait()
-    # It was killed at the end of its output, unless it had ended by then.
-    if status not in (0, -9):
-        return f"qemu-system-x86_64 ended with {status}"
+    if status:
+        return f"{arguments[0]} ended with {status}"
     if panic := re.search(rb"Kernel panic - [^\r\n]*", log.read_bytes()):
         return panic[0].decode(errors="replace")
     return ""

@@ -20,7 +20,7 @@ __all__ = ["DeviceBackend", "DeviceMirror", "request"]
 PATH: Final = "/dev/vpoll"
 
 # fs/select.c: poll(2) translates the bits that have a name and drops the others.
-_POLLED: Final = int(~EventMask(0))
+_POLLED: Final = sum(EventMask)
 
 
 def request(command: int) -> int:
