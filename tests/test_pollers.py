@@ -344,7 +344,7 @@ def test_poller_of_a_closed_file_hears_nothing_and_can_be_removed(loop: Loop) ->
     turns(loop)
     assert not calls
     assert loop.remove_poller(ours)
-    assert loop.remove_poller(virtual)
+    assert loop.remove_poller(int(str(virtual)))
     assert not loop.remove_poller(ours)
     assert not loop.remove_poller(virtual)
 
