@@ -209,6 +209,9 @@ class UserSocket(SocketHooks, socket.socket):
             raise TimeoutError("timed out")
         seen = self.stack.wait(self.vpoll, mask, left)
         self._check_open()
+        if seen and (failure := self.vpoll.failure) is not None:
+            # ERR stays, and with it no wait would ever be one.
+            raise failure
         if not seen and deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError("timed out")
 
@@ -565,7 +568,11 @@ class UserSocket(SocketHooks, socket.socket):
             # was collected together with its socket may be closed already.
             if not vpoll.closed:
                 try:
-                    vpoll.set_events(_DEAD)
+                    if vpoll.failure is None:
+                        vpoll.set_events(_DEAD)
+                except OSError:
+                    if vpoll.failure is None:
+                        raise
                 finally:
                     vpoll.close()
 

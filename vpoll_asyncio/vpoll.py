@@ -64,7 +64,7 @@ class VPoll:
     repeated one too (as EFD_VPOLL does).
 
     After fork(2) a child has a copy of the mask, but a kernel object is shared: on
-    the backends that are one kernel object (`eventfd`, `device`) the child's
+    the backends that are one kernel object (`eventfd`, `device`, `fuse`) the child's
     operations reach every holder; on a pair the mask's owner is the parent, and
     operations of the child raise PermissionError (EPERM).  A VPoll cannot be
     pickled (TypeError), and one that is collected open gives a ResourceWarning.
@@ -95,9 +95,9 @@ class VPoll:
         """Add `mask` to the pending events, wake the waiters, return the new mask.
 
         Raises ValueError for bits outside 0 to 27 and OSError: EBADF when the vpoll is
-        closed, EPERM in a forked child that does not own the mask; nothing is changed
-        then.  What else the kernel object answers is raised after the mask has
-        changed and the waiters are woken.
+        closed, EPERM in a forked child that does not own the mask, ENOTCONN when
+        `failure` is set; nothing is changed then.  What else the kernel object answers
+        is raised after the mask has changed and the waiters are woken.
         """
         if mask.__class__ is not int:
             mask = operator.index(mask)
@@ -179,7 +179,7 @@ class VPoll:
     def events(self) -> EventMask:
         """The pending events: the true mask, whatever the backend can show of it.
 
-        On `eventfd` and `device` it is the kernel's, with what other processes set.
+        On `eventfd`, `device` and `fuse` it is the kernel's, with what other processes set.
         Raises OSError (EBADF) when the vpoll is closed.
         """
         return EventMask(self.peek())
@@ -352,6 +352,20 @@ class VPoll:
         if file is None or file.backend is None:
             return EventMask(KEPT)
         return EventMask(file.backend.exact)
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why no operation can succeed any more (ENOTCONN), or None.
+
+        Set once an operation has found that the kernel object is gone, as `fuse` has it
+        when its daemon is killed.  ERR stays pending then.
+        """
+        file = self._file
+        if file is None or file.mirror is None or not file.mirror.failed:
+            return None
+        return OSError(
+            errno.ENOTCONN, f"the kernel object of the vpoll is gone (backend {self.backend!r})"
+        )
 
     def dup(self) -> VPoll:
         """Return another handle for the same events, waiters and kernel object, as dup(2).

@@ -241,6 +241,12 @@ class FuseBackend(Backend):
 
     def missing(self) -> str:
         try:
+            key = os.geteuid(), _wanted()
+        except ValueError as error:
+            return str(error)
+        if self._tried.get(key) == "":
+            return ""
+        try:
             os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -249,10 +255,6 @@ class FuseBackend(Backend):
                 f"{DEVICE}: {error.strerror}: the kernel needs FUSE, and this user the right "
                 "to open its device"
             )
-        try:
-            key = os.geteuid(), _wanted()
-        except ValueError as error:
-            return str(error)
         if key not in self._tried:
             try:
                 launch(key[1]).close()

@@ -93,6 +93,8 @@ def launch(kind: str | None = None) -> Daemon:
         except OSError as error:
             if kind == COMPILED or error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
+    if not sys.executable:
+        raise OSError(errno.ENOENT, "sys.executable is empty: no Python to run the daemon with")
     program = Path(__file__).with_name("fuse_daemon.py")
     return _start([sys.executable, "-I", "-S", str(program)], PYTHON)
 

@@ -37,16 +37,19 @@ def closed_error() -> OSError:
 
 
 def stack_down(sock: UserSocket) -> OSError | None:
-    """Return the error for a socket whose stack is closed (ENETDOWN), else None."""
+    """Return the error for a socket whose stack is closed (ENETDOWN), else None.
+
+    The same goes for one whose vpoll has lost its kernel object (ENOTCONN).
+    """
     if not sock.stack.closed:
-        return None
+        return sock.vpoll.failure
     return OSError(errno.ENETDOWN, f"the {sock.stack.name} stack is closed")
 
 
 def pending_error(sock: UserSocket) -> OSError | None:
     """Take the error that `sock` waits to tell (SO_ERROR); None when there is none.
 
-    A socket whose stack is closed always has ENETDOWN to tell.
+    A socket always has that one to tell which `stack_down` has for it.
     """
     if down := stack_down(sock):
         return down

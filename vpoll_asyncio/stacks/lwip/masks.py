@@ -74,7 +74,8 @@ class Masks:
         try:
             vpoll.set_events(mask)
         except OSError:
-            if not vpoll.closed:
+            # A kernel object that is gone concerns this socket's waiters, who know it.
+            if not vpoll.closed and vpoll.failure is None:
                 raise
 
     def after_fork(self) -> None:

@@ -185,6 +185,7 @@ def publish(*blocks: Pcb) -> None:
                 mask = pcb.mask
                 vpoll.set_events(mask)
         except OSError as exc:
-            # The socket has been closed meanwhile: nobody waits any more.
-            if exc.errno != errno.EBADF:
+            # The socket has been closed meanwhile: nobody waits any more.  Or its kernel
+            # object is gone, of which its own waiters, and not its peer, have been told.
+            if exc.errno != errno.EBADF and vpoll.failure is None:
                 raise
