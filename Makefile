@@ -3,13 +3,14 @@
 # make test-kernel   the backends' tests in a virtual machine that has /dev/vpoll and EFD_VPOLL
 #
 # PYTHON=python3.12 chooses the interpreter; each version has a venv of its own in the tree.
-# ARGS="-k name" goes to pytest.
+# ARGS="-k name" goes to pytest, which runs WORKERS processes: many tests wait for others.
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 ifeq ($(VERSION),)
 $(error $(PYTHON) does not run: name a Python 3.11, 3.12 or 3.13 with PYTHON=...)
 endif
+WORKERS ?= 4
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
@@ -25,7 +26,7 @@ test: tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-kernel: tools
 	cd tests && ../$(BIN)/python -m kernel $(ARGS)

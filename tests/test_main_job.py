@@ -156,3 +156,12 @@ def test_over_tap_the_host_kernels_tcp_is_answered(loop_name: str, tmp_path: Pat
             ).stdout
             assert answers == b"hello\n" * 200
         end_cleanly(program)
+
+
+@pytest.mark.parametrize("config", ["stack=memory", "stack=lwip,vnl=wire://lab"])
+def test_ctrl_c_ends_serve_forever_with_a_client_connected(loop_name: str, config: str) -> None:
+    with Program("serve_forever.py", loop_name, f"{config},ip=10.1.1.1/24") as program:
+        program.wait_for("connected")
+        program.interrupt()
+        program.wait_for("interrupted")
+        assert program.wait() == (0, "")

@@ -199,6 +199,31 @@ async def test_serve_forever_ends_by_cancelling_and_closes(hosts: Hosts) -> None
 
 
 @on_every_loop
+async def test_a_cancelled_server_does_not_wait_for_its_connections(hosts: Hosts) -> None:
+    made: list[Recorder] = []
+
+    def factory() -> Recorder:
+        made.append(Recorder())
+        return made[-1]
+
+    server = await serve(hosts, factory)
+
+    async def serve_until_cancelled() -> None:
+        async with server:
+            await server.serve_forever()
+
+    serving = asyncio.create_task(serve_until_cancelled())
+    client = await dial(hosts)
+    await until(lambda: made)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert not server.is_serving()
+    server.abort_clients()
+    await asyncio.gather(client.lost, made[0].lost)
+
+
+@on_every_loop
 async def test_closing_the_stack_ends_serve_forever(hosts: Hosts) -> None:
     server = await serve(hosts)
     serving = asyncio.create_task(server.serve_forever())

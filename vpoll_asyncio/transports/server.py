@@ -10,6 +10,7 @@ import sys
 import weakref
 from asyncio import constants
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Final
 
 from ..events import IN
@@ -30,6 +31,11 @@ _ACCEPTS: Final = 64
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # gh-79033: before 3.12 a closed server did not wait for its connections.
 _WAITS_FOR_CONNECTIONS: Final = sys.version_info >= (3, 12)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class _Listener:
@@ -191,6 +197,10 @@ class Server(asyncio.AbstractServer):
     async def serve_forever(self) -> None:
         """Accept connections until cancelled; the server is closed then.
 
+        When this task is cancelled, as Ctrl-C does, connections that are still open are
+        not waited for on any Python (3.12 and 3.13 would: gh-123720); when `close` is
+        called elsewhere, `wait_closed` decides.
+
         Raises RuntimeError when the server is closed or somebody else waits here, and
         OSError (ENETDOWN) when the stack is closed meanwhile.
         """
@@ -205,11 +215,22 @@ class Server(asyncio.AbstractServer):
         except asyncio.CancelledError:
             try:
                 self.close()
-                await self.wait_closed()
+                if not _is_cancelled():
+                    await self.wait_closed()
             finally:
                 raise
         finally:
             self._forever = None
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        if not _is_cancelled():
+            await self.wait_closed()
 
     def close(self) -> None:
         """Stop listening.  Connections that were accepted stay; closing twice is allowed."""
