@@ -10,7 +10,6 @@ import sys
 import weakref
 from asyncio import constants
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Final
 
 from ..events import IN
@@ -222,12 +221,7 @@ class Server(asyncio.AbstractServer):
         finally:
             self._forever = None
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self.close()
         if not _is_cancelled():
             await self.wait_closed()
