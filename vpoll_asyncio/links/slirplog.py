@@ -27,10 +27,12 @@ _lock = threading.Lock()
 _captured = False
 
 
-@_HANDLER
 def _log(domain: bytes, level: int, message: bytes, data: Any) -> None:
     # Called in libslirp's own threads.
     logger.info("%s", message.decode(errors="replace"))
+
+
+_handler: Final = _HANDLER(_log)
 
 
 def capture() -> None:
@@ -53,6 +55,6 @@ def capture() -> None:
         set_handler.restype = ctypes.c_uint
         remove_handler.argtypes = [ctypes.c_char_p, ctypes.c_uint]
         remove_handler.restype = None
-        number = set_handler(_DOMAIN, _LEVELS, _log, None)
+        number = set_handler(_DOMAIN, _LEVELS, _handler, None)
         # A link left open must not call into an interpreter that is gone.
         atexit.register(remove_handler, _DOMAIN, number)
