@@ -8,12 +8,9 @@ import functools
 import gc
 import itertools
 import os
-import select
-import selectors
 import socket
-from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,54 +18,26 @@ from hypothesis import strategies as st
 
 from exact_backends import WAYS, showing, shown_by
 from memory_helpers import DEAD, Lab, R, error_of, settles
-from ourloops import ALL, LoopFactory, new_vpoll, when_asleep
-from vpoll_asyncio import EventMask, VPoll, VPollSelector, wait_events
+from ourloops import LoopFactory, when_asleep
+from vpoll_asyncio import EventMask, VPoll, wait_events
 from vpoll_asyncio.events import KEPT
 from vpoll_asyncio.stacks.base import Stack
 from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.stacks.memory import MemoryStack
 from vpoll_asyncio.vpoll import Waiter
-from vpoll_helpers import DEADLINE, by_epoll, descriptors_left
+from wait_helpers import LOOPS, UNMODIFIED, Run, given_up, runner, turns, waiting
 
 IN, OUT, PRI = EventMask.IN, EventMask.OUT, EventMask.PRI
 ERR, HUP, RDHUP = EventMask.ERR, EventMask.HUP, EventMask.RDHUP
 EVERY = EventMask(sum(EventMask))
 
-_Result = TypeVar("_Result")
-Run = Callable[[Coroutine[Any, Any, _Result]], _Result]
-
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
-
-
-def unmodified_uvloop() -> asyncio.AbstractEventLoop:
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
-def over_poll() -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop(selectors.PollSelector())
-
-
-LOOPS = [
-    *ALL,
-    pytest.param(asyncio.SelectorEventLoop, id="unmodified-asyncio"),
-    pytest.param(over_poll, id="unmodified-asyncio-poll"),
-    pytest.param(unmodified_uvloop, id="unmodified-uvloop", marks=pytest.mark.needs("uvloop")),
-]
 
 
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Iterator[Run[Any]]:
-    """Runs a coroutine on one of the loops; what takes too long fails."""
-    factory: LoopFactory = request.param
-
-    async def bounded(main: Coroutine[Any, Any, _Result]) -> _Result:
-        async with asyncio.timeout(DEADLINE):
-            return await main
-
-    with asyncio.Runner(loop_factory=factory) as runner:
-        yield lambda main: runner.run(bounded(main))
+    with runner(request.param) as run:
+        yield run
 
 
 @pytest.fixture(params=["memory", "host"])
@@ -78,25 +47,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         lab = Lab(stack)
         yield lab
         lab.close()
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def waiting(fileobj: Any, mask: int) -> asyncio.Task[EventMask]:
-    """A task that waits, and that nothing pending has ended."""
-    task = asyncio.create_task(wait_events(fileobj, mask))
-    await turns()
-    assert not task.done(), task
-    return task
-
-
-async def given_up(task: asyncio.Task[EventMask]) -> None:
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
 
 
 # Each event alone.
@@ -251,7 +201,7 @@ MASKS = st.integers(0, EVERY).map(lambda mask: mask & EVERY) | st.sampled_from(l
 
 @settings(deadline=None, max_examples=50)
 @given(steps=st.lists(st.tuples(MASKS, MASKS), max_size=8), by_number=st.booleans())
-@pytest.mark.parametrize("loop", LOOPS[-3::2])
+@pytest.mark.parametrize("loop", UNMODIFIED)
 @pytest.mark.parametrize("backend", ["virtual", *showing(EVERY)])
 def test_any_wait_for_any_mask_ends_as_the_model_says(
     loop: LoopFactory, backend: str, steps: list[tuple[int, int]], by_number: bool
@@ -270,12 +220,8 @@ def test_any_wait_for_any_mask_ends_as_the_model_says(
                     seen = await task
                     assert seen == asked | HUP
 
-    async def bounded() -> None:
-        async with asyncio.timeout(DEADLINE):
-            await main()
-
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(bounded())
+    with runner(loop) as run:
+        run(main())
 
 
 def test_bits_without_a_name_are_waited_for(run: Run[None]) -> None:
@@ -391,225 +337,3 @@ def test_wait_that_its_loop_leaves_behind_gives_back_its_descriptor(factory: Loo
     gc.collect()
     ours.close()
     theirs.close()
-
-
-# Files that are always ready.
-
-
-def test_file_on_disk_is_ready_as_poll_has_it(run: Run[None], tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / "file"
-        path.write_bytes(b"")
-        with path.open("rb") as file:
-            assert await wait_events(file, IN | PRI | RDHUP) == IN
-            assert await wait_events(file.fileno(), OUT | EventMask.WRNORM) == (
-                OUT | EventMask.WRNORM
-            )
-            await given_up(await waiting(file, PRI | ERR))
-
-    run(main())
-
-
-# What goes wrong.
-
-
-def test_bits_that_are_no_events_are_a_value_error(run: Run[None], lab: Lab) -> None:
-    async def main() -> None:
-        for mask in (1 << 28, select.EPOLLET, IN | select.EPOLLONESHOT, -1):
-            with pytest.raises(ValueError, match="event mask"):
-                await wait_events(lab.stream(), mask)
-
-    run(main())
-
-
-def test_what_is_no_file_is_a_type_error(run: Run[None]) -> None:
-    nothing: list[Any] = [None, "name", 1.5, object()]
-
-    async def main() -> None:
-        for fileobj in nothing:
-            with pytest.raises(TypeError, match="is no file"):
-                await wait_events(fileobj, IN)
-
-    run(main())
-
-
-def closed_descriptor() -> Any:
-    fd = os.dup(0)
-    os.close(fd)
-    return fd
-
-
-def closed_socket() -> Any:
-    sock = socket.socket()
-    sock.close()
-    return sock
-
-
-def closed_vpoll() -> Any:
-    vpoll = VPoll()
-    vpoll.close()
-    return vpoll
-
-
-def gone_number() -> Any:
-    with new_vpoll() as vpoll:
-        return vpoll.fileno()
-
-
-def closed_user_socket() -> Any:
-    with MemoryStack() as stack:
-        sock = stack.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.close()
-    return sock
-
-
-CLOSED: list[Callable[[], Any]] = [
-    closed_descriptor,
-    closed_socket,
-    closed_vpoll,
-    gone_number,
-    closed_user_socket,
-    lambda: -1,
-]
-
-
-def test_closed_file_is_ebadf(run: Run[None]) -> None:
-    async def main() -> None:
-        for closed in CLOSED:
-            with pytest.raises(OSError) as caught:
-                await wait_events(closed(), IN)
-            assert caught.value.errno == errno.EBADF, closed
-
-    run(main())
-
-
-def test_number_that_a_file_got_meanwhile_is_another_file(run: Run[None]) -> None:
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        task = await waiting(ours, IN)
-        fd = ours.fileno()
-        ours.close()
-        theirs.close()
-        reader, writer = os.pipe()
-        os.dup2(reader, fd)
-        os.write(writer, b"!")
-        await turns()
-        assert not task.done()
-        assert await wait_events(fd, IN) == IN
-        await given_up(task)
-        assert await wait_events(fd, IN) == IN
-        for number in {reader, writer, fd}:
-            os.close(number)
-
-    run(main())
-
-
-def test_file_whose_number_is_closed_is_waited_for_while_a_duplicate_lives(
-    run: Run[None],
-) -> None:
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        with theirs, ours.dup():
-            task = await waiting(ours, IN)
-            ours.close()
-            theirs.send(b"!")
-            assert await task == IN
-
-    run(main())
-
-
-def test_vpoll_that_is_closed_during_the_wait_ends_it_by_its_duplicate_only(
-    run: Run[None],
-) -> None:
-    async def main() -> None:
-        vpoll = VPoll()
-        with vpoll.dup() as twin:
-            task = await waiting(vpoll, IN)
-            vpoll.close()
-            await turns()
-            assert not task.done()
-            twin.add_events(IN)
-            with pytest.raises(OSError) as caught:
-                await task
-            assert caught.value.errno == errno.EBADF
-
-    run(main())
-
-
-def test_user_socket_that_is_closed_during_the_wait_is_ebadf(run: Run[None]) -> None:
-    async def main() -> None:
-        with MemoryStack() as stack:
-            lab = Lab(stack)
-            _, server = lab.pair()
-            task = await waiting(server, PRI)
-            server.close()
-            with pytest.raises(OSError) as caught:
-                await task
-            assert caught.value.errno == errno.EBADF
-            lab.close()
-
-    run(main())
-
-
-def test_want_of_descriptors_is_emfile_and_leaves_nothing(run: Run[None]) -> None:
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            with descriptors_left(0):
-                with pytest.raises(OSError) as caught:
-                    await wait_events(ours, PRI)
-                assert caught.value.errno == errno.EMFILE
-            theirs.send(b"!")
-            assert await wait_events(ours, IN) == IN
-
-    run(main())
-
-
-# Every form of a file.
-
-
-class Wrapper:
-    """An object that has a fileno() and nothing else."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def fileno(self) -> int:
-        return self.number
-
-
-def test_object_with_a_virtual_number_is_its_vpoll(run: Run[None]) -> None:
-    async def main() -> None:
-        with new_vpoll() as vpoll:
-            for fileobj in (vpoll, vpoll.fileno(), Wrapper(vpoll.fileno())):
-                task = await waiting(fileobj, PRI)
-                vpoll.add_events(PRI)
-                assert await task == PRI
-                vpoll.del_events(PRI)
-
-    run(main())
-
-
-def test_epoll_that_holds_an_epoll_can_be_waited_for(run: Run[None]) -> None:
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs, select.epoll() as epoll:
-            epoll.register(ours, PRI | RDHUP)
-            task = await waiting(epoll, IN)
-            theirs.shutdown(socket.SHUT_WR)
-            assert await task == IN
-            assert by_epoll(epoll.fileno()) & IN
-
-    run(main())
-
-
-def test_selector_can_be_waited_for(run: Run[None]) -> None:
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs, VPollSelector() as selector:
-            selector.register_mask(ours, RDHUP)
-            task = await waiting(selector, IN)
-            theirs.shutdown(socket.SHUT_WR)
-            assert await task == IN
-
-    run(main())
