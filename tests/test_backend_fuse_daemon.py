@@ -27,9 +27,10 @@ from fuse_helpers import (
     wait_until,
 )
 from processes import ROOT
-from vpoll_asyncio import EventMask, VPoll, native
+from vpoll_asyncio import EventMask, VPoll, backends, native
 from vpoll_asyncio.backends import fuse, fuse_launch
 from vpoll_asyncio.backends.fuse import CHOICE, FuseBackend, current_daemon
+from vpoll_asyncio.events import KEPT
 from vpoll_helpers import DEADLINE, by_epoll, by_poll, descriptors_left, in_child
 
 __all__ = ["daemon_kind"]
@@ -401,6 +402,18 @@ def test_a_device_that_this_user_may_not_open_is_the_reason(
 def test_a_kernel_without_the_device_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuse, "DEVICE", "/dev/no-such-device")
     assert FuseBackend().missing().startswith("/dev/no-such-device: No such file or directory: ")
+
+
+@pytest.mark.parametrize("need", [HUP, EventMask.RDHUP | IN, EventMask.RDBAND, EventMask.NVAL])
+def test_a_need_that_no_pair_covers_takes_what_is_one_kernel_object(
+    monkeypatch: pytest.MonkeyPatch, need: int
+) -> None:
+    monkeypatch.delenv("VPOLL_BACKEND", raising=False)
+    with VPoll(need, need=need) as vpoll:
+        assert by_epoll(vpoll.fileno()) == need
+        better = [info.name for info in backends() if info.available and info.exact == KEPT]
+        better.remove("virtual")
+        assert vpoll.backend == [*better, "fuse"][0]
 
 
 def test_a_wrong_choice_of_the_daemon_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
