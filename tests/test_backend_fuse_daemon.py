@@ -21,6 +21,7 @@ from fuse_helpers import (
     daemon_kind,
     descriptors_of,
     has_children,
+    kill_the_daemon,
     parent_of,
     the_daemon,
     wait_for_end_of,
@@ -336,6 +337,22 @@ def test_running_out_of_descriptors_leaves_nothing_behind(left: int) -> None:
             assert running is None
             assert left < 8
         assert by_poll(vpoll.fileno()) == IN
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_number_that_has_become_somebody_elses_is_not_closed(killed: bool) -> None:
+    vpoll = VPoll(IN, backend="fuse")
+    number = vpoll.fileno()
+    if killed:
+        kill_the_daemon()
+    reader, writer = os.pipe()
+    os.dup2(writer, number)
+    with pytest.raises(OSError) as fault:
+        vpoll.close()
+    assert fault.value.errno == errno.EBADF
+    assert os.write(number, b"!") == 1
+    for fd in (reader, writer, number):
+        os.close(fd)
 
 
 def ordinary_user(program: str, *capabilities: str) -> subprocess.CompletedProcess[str]:

@@ -177,7 +177,16 @@ class FuseMirror(Mirror):
 
     def release(self, fd: int) -> None:
         self._fds.discard(fd)
+        if not self._is_ours(fd):
+            raise OSError(errno.EBADF, f"descriptor {fd} of a vpoll was closed by somebody else")
         super().release(fd)
+
+    def _is_ours(self, fd: int) -> bool:
+        # libuv closes what its transports were given, and the number may be another file's.
+        try:
+            return os.fstat(fd).st_dev == self._connection.daemon.device
+        except OSError as error:
+            return error.errno in _GONE
 
     def close(self) -> None:
         if not self._closed:

@@ -48,14 +48,17 @@ class NoDaemon(OSError):
 class Daemon:
     """A daemon that runs: the root of its mount, and its process id.
 
+    `device` is the number (``st_dev``) that files of its mount have and no others.
+
     The daemon ends when the descriptors of its mount are closed, `directory` among
     them, in every process that holds one.
     """
 
-    __slots__ = ("directory", "kind", "pid")
+    __slots__ = ("device", "directory", "kind", "pid")
 
     def __init__(self, directory: int, pid: int, kind: str) -> None:
         self.directory = directory
+        self.device = os.fstat(directory).st_dev
         self.pid = pid
         self.kind = kind
 
@@ -115,7 +118,11 @@ def _start(command: list[str], kind: str) -> Daemon:
     if not fds:
         # The kernel cuts off the descriptors for which there is no room.
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return Daemon(fds[0], pid, kind)
+    try:
+        return Daemon(fds[0], pid, kind)
+    except BaseException:
+        os.close(fds[0])
+        raise
 
 
 def _run_in_background(command: list[str], inherited: int) -> None:
