@@ -124,14 +124,14 @@ def test_with_map_err_an_error_reads_as_in_and_out(backend: str, data: st.DataOb
     mask = 0
     with VPoll(backend=backend, map_err=True) as vpoll:
         fd = vpoll.fileno()
-        for command, argument in data.draw(operations(exact | EventMask.ERR)):
+        for command, argument in data.draw(operations(int(exact | EventMask.ERR))):
             mask = model(mask, command, argument)
             assert operate(vpoll, command, argument) == mask
             assert vpoll.events == mask
             shown = mask
             if mask & EventMask.ERR:
                 shown = (mask ^ EventMask.ERR) | EventMask.IN | EventMask.OUT
-            assert by_epoll(fd) & (exact | EventMask.ERR) == shown
+            assert by_epoll(fd) & int(exact | EventMask.ERR) == shown
 
 
 class Handles(RuleBasedStateMachine):

@@ -167,7 +167,8 @@ def test_a_handler_ends_the_epoll_wait_that_it_interrupts(backend: str) -> None:
         epoll.register(vpoll, IN)
         old = signal.signal(signal.SIGALRM, lambda number, frame: vpoll.add_events(IN))
         try:
-            signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+            # Handlers nest: what takes longer than this would recurse without end.
+            signal.setitimer(signal.ITIMER_REAL, 1e-3 * SCALE, 1e-3 * SCALE)
             assert epoll.poll(DEADLINE) == [(vpoll.fileno(), IN)]
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
