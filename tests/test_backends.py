@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 
 import pytest
@@ -144,43 +143,6 @@ def test_a_missing_backend_in_the_environment_is_reported_as_such(
             vpoll.fileno()
         assert fault.value.errno == errno.ENOSYS
         assert unavailable.why in str(fault.value)
-
-
-@pytest.mark.parametrize("name", KERNEL_BACKENDS)
-def test_a_descriptor_refuses_a_read_where_its_backend_says_so(name: str) -> None:
-    with VPoll(EventMask.IN | EventMask.OUT, backend=name) as vpoll:
-        if by_name(name).refuses_read:
-            assert vpoll.fileno_refusing_read() == vpoll.fileno()
-            with pytest.raises(OSError):
-                os.read(vpoll.fileno(), 64)
-        else:
-            with pytest.raises(OSError, match=f"{name!r}, whose descriptor") as fault:
-                vpoll.fileno_refusing_read()
-            assert fault.value.errno == errno.ENOTSUP
-            assert os.read(vpoll.fileno(), 64)
-
-
-def test_the_choice_among_backends_that_refuse_a_read() -> None:
-    refusing = [name for name, b in HERE.items() if b.available and by_name(name).refuses_read]
-    refusing.remove("virtual")
-    with VPoll() as vpoll:
-        if refusing:
-            vpoll.fileno_refusing_read()
-            assert vpoll.backend == refusing[0]
-        else:
-            with pytest.raises(OSError, match="no vpoll backend") as fault:
-                vpoll.fileno_refusing_read()
-            assert fault.value.errno == errno.ENOSYS
-            assert vpoll.backend is None
-
-
-def test_a_pair_in_use_is_not_given_out_as_refusing_reads() -> None:
-    with VPoll(need=EventMask.IN) as vpoll, VPoll(backend="unixpair") as named:
-        named.fileno()
-        with pytest.raises(OSError, match="'unixpair', whose descriptor would be read") as fault:
-            named.fileno_refusing_read()
-        assert fault.value.errno == errno.ENOTSUP
-        assert vpoll.backend is None
 
 
 def test_a_virtual_number_is_none_that_the_kernel_knows() -> None:

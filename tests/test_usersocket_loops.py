@@ -218,27 +218,30 @@ uvloop_leaks = pytest.mark.filterwarnings("ignore:unclosed resource <.*Transport
 """uvloop leaves the transport open that could not have the descriptor."""
 
 
-@pytest.fixture
-def pairs(monkeypatch: pytest.MonkeyPatch) -> Callable[[socket.socket], socket.socket]:
-    """Makes a socket's descriptor one of a pair, whatever better there is."""
-    monkeypatch.setenv("VPOLL_BACKEND", "unixpair")
+@pytest.fixture(params=["none", "unixpair", pytest.param("fuse", marks=pytest.mark.needs("fuse"))])
+def shown(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[[socket.socket], socket.socket]:
+    """Makes a socket's descriptor before uvloop runs, of one kind or the other, or not at all."""
+    if request.param != "none":
+        monkeypatch.setenv("VPOLL_BACKEND", request.param)
 
     def show(sock: socket.socket) -> socket.socket:
-        assert sock.fileno() >= 0
+        assert request.param == "none" or sock.fileno() >= 0
         return sock
 
     return show
 
 
-Pairs = Callable[[socket.socket], socket.socket]
+Shown = Callable[[socket.socket], socket.socket]
 
 
 @uvloop_leaks
 @pytest.mark.needs("uvloop")
 @pytest.mark.parametrize("method", ["create_connection", "connect_accepted_socket"])
-def test_uvloop_is_refused_a_stream(lab: Lab, pairs: Pairs, method: str) -> None:
+def test_uvloop_is_refused_a_stream(lab: Lab, shown: Shown, method: str) -> None:
     client, server = lab.pair()
-    pairs(client)
+    shown(client)
     server.send(b"data")
 
     async def main() -> None:
@@ -255,8 +258,8 @@ def test_uvloop_is_refused_a_stream(lab: Lab, pairs: Pairs, method: str) -> None
 
 @uvloop_leaks
 @pytest.mark.needs("uvloop")
-def test_uvloop_is_refused_a_server(lab: Lab, pairs: Pairs) -> None:
-    listener = pairs(lab.listener())
+def test_uvloop_is_refused_a_server(lab: Lab, shown: Shown) -> None:
+    listener = shown(lab.listener())
 
     async def main() -> None:
         with pytest.raises(OSError, match=r"vpoll_asyncio\.open_connection"):
@@ -267,8 +270,8 @@ def test_uvloop_is_refused_a_server(lab: Lab, pairs: Pairs) -> None:
 
 @uvloop_leaks
 @pytest.mark.needs("uvloop")
-def test_uvloop_is_refused_datagrams(lab: Lab, pairs: Pairs) -> None:
-    receiver = pairs(lab.bound(lab.datagram()))
+def test_uvloop_is_refused_datagrams(lab: Lab, shown: Shown) -> None:
+    receiver = shown(lab.bound(lab.datagram()))
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -279,21 +282,15 @@ def test_uvloop_is_refused_datagrams(lab: Lab, pairs: Pairs) -> None:
 
 
 @pytest.mark.needs("uvloop")
-def test_first_descriptor_under_uvloop_is_no_pair(lab: Lab) -> None:
-    client, _ = lab.pair()
+def test_a_socket_is_polled_under_uvloop_by_its_vpoll(lab: Lab) -> None:
+    client, server = lab.pair()
     assert isinstance(client, UserSocket)
 
     async def main() -> None:
-        try:
-            client.fileno()
-        except OSError as exc:
-            error: OSError | None = exc
-        else:
-            error = None
-        if error is None:
-            assert client.vpoll.backend not in ("unixpair", "tcppair")
-        else:
-            assert error.errno == errno.ENOTSUP
-            assert "vpoll_asyncio.open_connection" in str(error)
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(client.vpoll, readable.set)
+        server.send(b"data")
+        await readable.wait()
+        loop.remove_reader(client.vpoll)
 
     on_uvloop(main)

@@ -201,7 +201,6 @@ def test_wait_refuses_a_bad_mask() -> None:
         lambda vpoll: vpoll.add_waiter(print),
         lambda vpoll: vpoll.wait(IN, 0),
         lambda vpoll: vpoll.fileno(),
-        lambda vpoll: vpoll.fileno_refusing_read(),
         lambda vpoll: vpoll.dup(),
     ],
 )

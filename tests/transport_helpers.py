@@ -122,8 +122,7 @@ def on_every_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
             if "hosts" in wanted:
                 fixtures["hosts"] = hosts = Hosts()
                 steps.callback(hosts.close)
-            for method in ("fileno", "fileno_refusing_read"):
-                steps.enter_context(mock.patch.object(VPoll, method, side_effect=refused))
+            steps.enter_context(mock.patch.object(VPoll, "fileno", side_effect=refused))
             run_on(loop_factory, functools.partial(test, **fixtures), reports)
         if reports:
             raise AssertionError(f"the loop's exception handler was called: {reports}")

@@ -156,8 +156,8 @@ class UserSocket(SocketHooks, socket.socket):
 
         It only signals: reading and writing it is not the socket.  Returns -1 once
         closed.  Raises OSError (ENOTSUP) where a caller would read or write it:
-        under stock uvloop without a backend that refuses that, and from
-        `ssl.SSLContext.wrap_socket`; else as `VPoll.fileno` does.
+        under stock uvloop and from `ssl.SSLContext.wrap_socket`; else as
+        `VPoll.fileno` does.
         """
         if self._gone:
             return -1
@@ -174,15 +174,12 @@ class UserSocket(SocketHooks, socket.socket):
         loop = asyncio._get_running_loop()
         if loop is None or not is_uvloop(loop):
             return self.vpoll.fileno()
-        try:
-            return self.vpoll.fileno_refusing_read()
-        except OSError as exc:
-            raise OSError(
-                errno.ENOTSUP,
-                "uvloop reads the descriptors it is given, and a user socket's would give it "
-                "signalling bytes: use vpoll_asyncio.open_connection, start_server and "
-                f"their like, or vpoll_asyncio.UvloopEventLoop ({exc})",
-            ) from exc
+        raise OSError(
+            errno.ENOTSUP,
+            "uvloop's transports would read and write the descriptor, and close it: use "
+            "vpoll_asyncio.open_connection, start_server and their like, or "
+            "vpoll_asyncio.UvloopEventLoop; to poll for events, give it the socket's vpoll",
+        )
 
     # Waiting.
 

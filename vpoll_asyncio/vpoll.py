@@ -281,30 +281,6 @@ class VPoll:
         Raises OSError: EBADF when closed, ENOSYS when no backend covers the need,
         or what the kernel answers (EMFILE …).
         """
-        return self._open_fd(refusing_read=False)
-
-    def fileno_refusing_read(self) -> int:
-        """Return `fileno` where a stray ``read(2)`` on it cannot be mistaken for data.
-
-        uvloop's transports read whatever descriptor they are given.  Raises OSError
-        as `fileno` does, and ENOTSUP when the kernel object is already one that can
-        be read.
-        """
-        file = self._file
-        if file is None:
-            self._raise_closed()
-        if file.backend is None:
-            self._open_fd(refusing_read=True)
-        backend = file.backend
-        if backend is not None and not backend.refuses_read:
-            raise OSError(
-                errno.ENOTSUP,
-                f"the vpoll shows itself through {backend.name!r}, whose descriptor "
-                "would be read as data",
-            )
-        return self._open_fd(refusing_read=True)
-
-    def _open_fd(self, *, refusing_read: bool) -> int:
         file = self._file
         if file is None:
             self._raise_closed()
@@ -313,7 +289,7 @@ class VPoll:
         if file.generation != FORKS.value:
             file.adopt()
         with file.lock:
-            mirror = file.open_mirror(refusing_read=refusing_read)
+            mirror = file.open_mirror()
             virtual = isinstance(mirror, VirtualMirror)
             # A handler may close this handle or get the descriptor for it at any call, so
             # between these comparisons and the assignment there is none.

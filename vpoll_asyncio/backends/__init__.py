@@ -32,7 +32,10 @@ def backends() -> list[BackendInfo]:
     """Return every backend, fastest first, with what is missing where one cannot be used."""
     listing = []
     for backend in _REGISTRY:
-        why = backend.missing()
+        try:
+            why = backend.missing()
+        except OSError as error:
+            why = f"it cannot be tried now: {error.strerror}"
         listing.append(BackendInfo(backend.name, not why, EventMask(backend.exact), why))
     return listing
 
@@ -40,8 +43,8 @@ def backends() -> list[BackendInfo]:
 def by_name(name: str) -> Backend:
     """Return the backend called `name`.
 
-    Raises ValueError for an unknown name and OSError (ENOSYS) for one that is not
-    available here.
+    Raises ValueError for an unknown name and OSError: ENOSYS for one that is not
+    available here, EMFILE and its like when it cannot be tried now.
     """
     for backend in _REGISTRY:
         if backend.name == name:
@@ -52,29 +55,27 @@ def by_name(name: str) -> Backend:
     raise ValueError(f"no vpoll backend {name!r}: expected one of {names}")
 
 
-def choose(need: int, *, refusing_read: bool = False) -> Backend:
+def choose(need: int) -> Backend:
     """Return the fastest available backend whose exact set covers `need`.
 
     The environment variable ``VPOLL_BACKEND`` names another choice, whatever its exact
-    set.  With `refusing_read`, only backends on whose descriptor read(2) fails are
-    considered.
+    set.
 
-    Raises OSError (ENOSYS) when none qualifies, naming what is missing, and ValueError
-    when the environment names no backend.
+    Raises OSError: ENOSYS when none qualifies, naming what is missing, EMFILE and its
+    like when the process has run out of what a trial needs; and ValueError when the
+    environment names no backend.
     """
     check_mask(need)
     if named := os.environ.get("VPOLL_BACKEND"):
         try:
-            backend = by_name(named)
+            return by_name(named)
         except ValueError as error:
             raise ValueError(f"environment variable VPOLL_BACKEND: {error}") from None
         except OSError as error:
             raise OSError(error.errno, f"VPOLL_BACKEND: {error.strerror}") from None
-        if backend.refuses_read or not refusing_read:
-            return backend
     reasons = []
     for backend in _REGISTRY:
-        if backend.chosen_by_name_only or (refusing_read and not backend.refuses_read):
+        if backend.chosen_by_name_only:
             continue
         if need & ~backend.exact:
             lacking = EventMask(need & ~backend.exact)

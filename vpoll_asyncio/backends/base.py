@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import errno
 import os
 from typing import Final, NamedTuple
 
@@ -14,6 +15,10 @@ __all__ = ["ADD", "DEL", "SET", "Backend", "BackendInfo", "Mirror"]
 ADD: Final = 1
 DEL: Final = 2
 SET: Final = 3
+
+
+SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
+"""Errors that say nothing of a backend: the process or the machine has run out."""
 
 
 class Mirror(abc.ABC):
@@ -76,14 +81,12 @@ class Backend(abc.ABC):
     exact: int
     """Events that it can raise and clear, each independently of the others."""
     chosen_by_name_only: bool = False
-    refuses_read: bool = False
-    """Whether ``read(2)`` on the descriptor fails, as it must where a loop reads
-    descriptors of its own accord (uvloop's transports do) and takes what it gets for data."""
 
     @abc.abstractmethod
     def missing(self) -> str:
         """Return why it cannot be used here, or an empty string when it can.
 
+        Raises OSError (one of `SHORTAGES`) when the process has nothing left to find out.
         Safe to call from any thread, leaves nothing open and caches what is dear.
         """
 

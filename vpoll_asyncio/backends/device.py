@@ -13,7 +13,7 @@ import select
 from typing import Final
 
 from ..events import KEPT, EventMask
-from .base import ADD, SET, Backend, Mirror
+from .base import ADD, SET, SHORTAGES, Backend, Mirror
 
 __all__ = ["DeviceBackend", "DeviceMirror", "request"]
 
@@ -61,7 +61,6 @@ class DeviceBackend(Backend):
 
     name = "device"
     exact = KEPT
-    refuses_read = True
 
     def __init__(self) -> None:
         self._found = False
@@ -72,6 +71,8 @@ class DeviceBackend(Backend):
         try:
             fd = os.open(PATH, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             return f"{PATH}: {error.strerror} (Debian package vpoll-dkms)"
         try:
             fcntl.ioctl(fd, request(ADD), 0)

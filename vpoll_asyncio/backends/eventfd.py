@@ -13,7 +13,7 @@ import struct
 from typing import Final
 
 from ..events import HUP, KEPT
-from .base import Backend, Mirror
+from .base import SHORTAGES, Backend, Mirror
 
 __all__ = ["EFD_VPOLL", "EventfdBackend", "EventfdMirror", "encode"]
 
@@ -53,11 +53,7 @@ class EventfdMirror(Mirror):
 
 
 class EventfdBackend(Backend):
-    """eventfd2 with EFD_VPOLL: every event, one system call an operation.
-
-    A read(2) of a library on the descriptor gets eight bytes, so `refuses_read` does
-    not hold although no such read disturbs the mask.
-    """
+    """eventfd2 with EFD_VPOLL: every event, one system call an operation."""
 
     name = "eventfd"
     exact = KEPT
@@ -71,6 +67,8 @@ class EventfdBackend(Backend):
         try:
             fd = open_eventfd(HUP)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             return f"eventfd2(EFD_VPOLL): {error.strerror}: this kernel lacks EFD_VPOLL"
         try:
             poll = select.poll()

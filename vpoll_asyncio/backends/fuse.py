@@ -41,7 +41,7 @@ from ..events import (
     WRBAND,
     WRNORM,
 )
-from .base import ADD, DEL, SET, Backend, Mirror
+from .base import ADD, DEL, SET, SHORTAGES, Backend, Mirror
 from .device import request
 from .fuse_launch import COMPILED, PYTHON, Daemon, launch
 
@@ -243,7 +243,6 @@ class FuseBackend(Backend):
 
     name = "fuse"
     exact = _SHOWN
-    refuses_read = True
 
     def __init__(self) -> None:
         self._tried: dict[tuple[int, str | None], str] = {}
@@ -258,8 +257,8 @@ class FuseBackend(Backend):
         try:
             os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                return f"{DEVICE}: {error.strerror}"
+            if error.errno in SHORTAGES:
+                raise
             return (
                 f"{DEVICE}: {error.strerror}: the kernel needs FUSE, and this user the right "
                 "to open its device"
@@ -268,10 +267,9 @@ class FuseBackend(Backend):
             try:
                 launch(key[1]).close()
             except OSError as error:
-                why = f"no daemon: {error.strerror or error}"
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
-                    return why
-                self._tried[key] = why
+                if error.errno in SHORTAGES:
+                    raise
+                self._tried[key] = f"no daemon: {error.strerror or error}"
             else:
                 self._tried[key] = ""
         return self._tried[key]

@@ -159,7 +159,7 @@ class OpenFile:
             self.mask = after(self.mask, *pending[0])
             pending.popleft()
 
-    def open_mirror(self, *, refusing_read: bool) -> Mirror:
+    def open_mirror(self) -> Mirror:
         """Return the kernel object, making it on the first call.  Called under the lock.
 
         Raises OSError when no backend qualifies or the kernel refuses.
@@ -168,7 +168,7 @@ class OpenFile:
             return self.mirror
         backend = self.backend
         if backend is None:
-            backend = choose(self.need, refusing_read=refusing_read)
+            backend = choose(self.need)
         # First of all: operations that interrupt `create` then wait in the queue.
         if self.pending is None:
             self.pending = deque()

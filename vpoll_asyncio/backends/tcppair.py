@@ -25,7 +25,7 @@ import time
 from typing import Final
 
 from ..events import ERR, IN, OUT, PRI
-from .base import SET, Backend, Mirror
+from .base import SET, SHORTAGES, Backend, Mirror
 from .pair import FILLING, PairMirror, drain, send
 
 __all__ = ["TcpPairBackend", "TcpPairMirror"]
@@ -250,8 +250,8 @@ class TcpPairBackend(Backend):
                 mirror.release(mirror.fd)
                 mirror.close()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                return f"no descriptor left to try a loopback connection: {error.strerror}"
+            if error.errno in SHORTAGES:
+                raise
             return f"no loopback TCP connection that shows events: {error.strerror}"
         self._proven = True
         return ""

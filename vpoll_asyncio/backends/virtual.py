@@ -59,7 +59,6 @@ class VirtualBackend(Backend):
     name = "virtual"
     exact = KEPT
     chosen_by_name_only = True
-    refuses_read = True
 
     def missing(self) -> str:
         return ""

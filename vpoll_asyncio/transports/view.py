@@ -22,6 +22,14 @@ class SocketView(TransportSocket):
         super().__init__(sock)
         self._shown = sock
 
+    def fileno(self) -> int:
+        """Return a descriptor that shows the socket's events, on every loop; -1 once closed.
+
+        The transport keeps the socket to itself, so nobody takes it for a socket's own.
+        """
+        vpoll = self._shown.vpoll
+        return -1 if vpoll.closed else vpoll.fileno()
+
     def __repr__(self) -> str:
         sock = self._shown
         parts = [f"stack={sock.stack.name}", f"family={sock.family!s}", f"type={sock.type!s}"]
