@@ -13,7 +13,6 @@ import sys
 import time
 
 import vpoll_asyncio as va
-from vpoll_asyncio.links import FdLink
 
 PIECE = bytes(65536)
 ADDRESSES = {"server": "10.2.0.2", "client": "10.2.0.1"}
@@ -109,7 +108,7 @@ def run(loop: str, transport: str, role: str, tunnel: socket.socket, size: int) 
     if transport == "packetlink":
         link = packet_link(tunnel)
     else:
-        link = FdLink(tunnel, medium="ip", closefd=False)
+        link = va.FdLink(tunnel, medium="ip", closefd=False)
     fed = link if isinstance(link, va.PacketLink) else None
     with link, va.open_stack("lwip", link=link, ip=f"{ADDRESSES[role]}/24") as stack:
         va.run(main(role, tunnel, fed, True, size), loop=loop, stack=stack)

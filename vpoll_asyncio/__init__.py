@@ -6,10 +6,10 @@ from .backends import BackendInfo, backends
 from .events import EventMask
 from .forward import Forward, forward
 from .install import install
-from .links import Link, PacketLink, open_link
+from .links import FdLink, Link, PacketLink, open_link
 from .loops import EventLoop, new_event_loop, run
 from .selector import VPollSelector
-from .sockets import UserSocket
+from .sockets import UserSocket, would_block
 from .stacks import Stack, open_stack
 from .stacks.current import current_stack
 from .streams import (
@@ -31,6 +31,7 @@ __all__ = [
     "BackendInfo",
     "EventLoop",
     "EventMask",
+    "FdLink",
     "Forward",
     "Link",
     "PacketLink",
@@ -53,6 +54,7 @@ __all__ = [
     "run",
     "start_server",
     "wait_events",
+    "would_block",
 ]
 
 

@@ -166,6 +166,11 @@ def installed() -> bool:
 def install() -> Iterator[None]:
     """Make the `socket` module dispatch on the current stack, for the whole process.
 
+    `socket.getaddrinfo` and its like are covered, too.  Stock asyncio loops call it in an
+    executor, which sees the process default rather than the context's stack; stock
+    uvloop makes sockets and resolves names without the module, so it is not covered:
+    the loops of this package are.
+
     Nests, and may be entered from several threads: the last one to leave puts the
     module back.  `socket.create_connection`, `socket.create_server` and whoever calls
     ``socket.socket`` through the module are covered; what took a name from the module

@@ -40,6 +40,8 @@ class SocketHooks:
         Raises BlockingIOError (`would_block`) when nothing waits, else OSError.  At
         least one of `do_recv` and `do_recvfrom` is overridden.
         """
+        if type(self).do_recvfrom is SocketHooks.do_recvfrom:
+            self._unsupported("recv")
         return self.do_recvfrom(bufsize, flags)[0]
 
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:

@@ -66,7 +66,8 @@ async def create_connection(
 ) -> tuple[asyncio.Transport, _Protocol]:
     """Connect to a port through `stack`; return (transport, protocol).
 
-    As `asyncio.loop.create_connection`, which says what `options` may be.  Raises what
+    `stack` None means the current one (`current_stack`), which may be the host.  As
+    `asyncio.loop.create_connection`, which says what `options` may be.  Raises what
     that raises, ValueError when `sock` is not of `stack`, and OSError (ENETDOWN) when
     the stack is closed.
     """
@@ -93,6 +94,7 @@ async def create_server(
 ) -> asyncio.AbstractServer:
     """Listen on a port of `stack`; return the server.
 
+    `stack` None means the current one (`current_stack`).
     As `asyncio.loop.create_server`, which says what `options` may be.  The connections'
     protocols run with `stack` as the current one.  Raises as `create_connection` does.
     """
@@ -121,6 +123,7 @@ async def create_datagram_endpoint(
 ) -> tuple[asyncio.DatagramTransport, _Protocol]:
     """Make a datagram endpoint on `stack`; return (transport, protocol).
 
+    `stack` None means the current one (`current_stack`).
     As `asyncio.loop.create_datagram_endpoint`, which says what `options` may be.
     Raises as `create_connection` does.
     """
@@ -148,6 +151,7 @@ async def open_connection(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a port through `stack`; return (reader, writer).
 
+    `stack` None means the current one (`current_stack`).
     As `asyncio.open_connection`.  Raises as `create_connection` does.
 
     limit -- bytes that the reader buffers before it stops the sender
@@ -170,6 +174,7 @@ async def start_server(
 ) -> asyncio.AbstractServer:
     """Listen on a port of `stack`, call `client_connected_cb(reader, writer)` for each connection.
 
+    `stack` None means the current one (`current_stack`).
     As `asyncio.start_server`: the callback may be a coroutine function.  It runs with
     `stack` as the current one.  Raises as `create_server` does.
 

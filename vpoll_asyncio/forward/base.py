@@ -80,4 +80,5 @@ class Forward(abc.ABC):
 
     def __repr__(self) -> str:
         state = "closed" if self._done.is_set() else "closing" if self._closing else "running"
-        return f"<{type(self).__name__} {state}: {self._source} to {self._target}>"
+        listening = "" if self._closing or not self.sockets else f" on port {self.sockname[1]}"
+        return f"<{type(self).__name__} {state}{listening}: {self._source} to {self._target}>"

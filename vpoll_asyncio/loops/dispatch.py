@@ -57,6 +57,8 @@ class DispatchMixin(_Base):
 
     def init_dispatch(self, stack: Stack | None) -> None:
         """Begin with `stack` as the loop's own, and drive it."""
+        if stack is not None and not isinstance(stack, Stack):
+            raise TypeError(f"stack must be what open_stack() returns, not {stack!r}")
         self._stack = stack
         self._readers: dict[VPoll, Watcher] = {}
         self._writers: dict[VPoll, Watcher] = {}

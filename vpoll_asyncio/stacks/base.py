@@ -191,7 +191,13 @@ class Stack(abc.ABC):
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[Self]:
-        """Make this the current stack of the context: of this task and those it starts."""
+        """Make this the current stack of the context: of this task and those it starts.
+
+        It sets the context variable and nothing else.  Programs that make their own
+        ``socket.socket()``, aiohttp's client among them, need `vpoll_asyncio.install`
+        besides, which `vpoll_asyncio.run` with a stack has in force: without it those
+        sockets are the kernel's and reach the real network.
+        """
         token = activated.set(self)
         try:
             yield self
