@@ -287,7 +287,8 @@ def test_making_one_without_enough_descriptors_fails_cleanly(
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with open(os.devnull) as lowest_free:
         first = lowest_free.fileno()
-    for spare in range(8):
+    # Numbers above the first free one may be taken: enough of them until a loop fits.
+    for spare in range(256):
         resource.setrlimit(resource.RLIMIT_NOFILE, (first + spare, limits[1]))
         try:
             made = make()
