@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
 CACHE = TREE / ".cache" / "kernel"
 
-SUITE = ("test_backend*.py", "test_vpoll*.py")
+SUITE = ("test_backend*.py", "test_model*.py", "test_vpoll*.py")
 """The tests that look at a vpoll through the kernel's pollers."""
 
 ELSEWHERE = "test_backend_fuse"
