@@ -6,8 +6,7 @@ import errno
 import select
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +14,7 @@ from scale import fewer
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.backends.pair import PairMirror
 from vpoll_asyncio.vpoll import Waiter
-from vpoll_helpers import DEADLINE, KERNEL_BACKENDS, by_poll, in_child
+from vpoll_helpers import DEADLINE, KERNEL_BACKENDS, by_poll, in_child, running
 
 IN, OUT, PRI, ERR = EventMask.IN, EventMask.OUT, EventMask.PRI, EventMask.ERR
 
@@ -39,30 +38,6 @@ def make(backend: str | None, events: int = 0) -> VPoll:
     if backend is not None:
         vpoll.fileno()
     return vpoll
-
-
-@contextmanager
-def running(*works: Callable[[], object]) -> Iterator[None]:
-    """Run each of `works` in a thread; all must end well."""
-    faults: list[BaseException] = []
-
-    def guarded(work: Callable[[], object]) -> None:
-        try:
-            work()
-        except BaseException as fault:
-            faults.append(fault)
-
-    threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for thread in threads:
-            thread.join(DEADLINE)
-    assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
-    if faults:
-        raise faults[0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

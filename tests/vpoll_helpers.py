@@ -1,4 +1,4 @@
-"""Looking at a vpoll as the kernel's pollers do, and at forked children."""
+"""Looking at a vpoll as the kernel's pollers do, in forked children and in threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -104,3 +105,27 @@ def descriptors_left(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in taken:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def running(*works: Callable[[], object]) -> Iterator[None]:
+    """Run each of `works` in a thread; all must end well."""
+    faults: list[BaseException] = []
+
+    def guarded(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join(DEADLINE)
+    assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
+    if faults:
+        raise faults[0]

@@ -1,0 +1,154 @@
+"""A million operations of several threads on one vpoll, and nobody sleeps through one.
+
+Every setter has an event of its own, which it adds and deletes in bursts while the others
+do the same.  At the end of a burst it adds the event, and goes on once the one waiter
+that is interested has seen and deleted it.  A wake-up that is lost stops them all.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from exact_backends import name_of
+from scale import fewer
+from vpoll_asyncio import EventMask, VPoll
+from vpoll_asyncio.selector import VPollSelector
+from vpoll_asyncio.testing import TRAITS
+from vpoll_helpers import DEADLINE, KERNEL_BACKENDS, running
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+
+EVENTS = [
+    EventMask.IN,
+    EventMask.OUT,
+    EventMask.PRI,
+    EventMask.RDBAND,
+    EventMask.WRBAND,
+    EventMask.RDHUP,
+]
+"""One a setter.  ERR and HUP would wake everybody."""
+
+WAITERS = 3
+
+BURST = 50
+
+OPERATIONS = {
+    None: 1_000_000,
+    "virtual": 1_000_000,
+    "eventfd": 1_000_000,
+    "device": 1_000_000,
+    "unixpair": 200_000,
+    "tcppair": 30_000,
+    "fuse": 100_000,
+}
+"""How many the setters do together, so that each backend takes some seconds; None: waiters
+that sit on the wait queue itself."""
+
+Look = Callable[[], int]
+"""Sleeps until one of a waiter's events is pending; returns those that are."""
+
+
+@contextmanager
+def looking(vpoll: VPoll, backend: str | None, wanted: int, edge: bool) -> Iterator[Look]:
+    """A way to wait for the events of `wanted`, as suits the backend."""
+    if backend is None:
+        yield lambda: vpoll.wait(wanted, DEADLINE)
+    elif backend == "virtual":
+        with VPollSelector() as selector:
+            selector.register_mask(vpoll, wanted)
+            yield lambda: sum(events for _, events in selector.select(DEADLINE))
+    else:
+        with select.epoll() as epoll:
+            epoll.register(vpoll, wanted | (select.EPOLLET if edge else 0))
+            yield lambda: sum(events for _, events in epoll.poll(DEADLINE))
+
+
+@pytest.fixture(autouse=True)
+def many_switches() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(interval)
+
+
+WAYS = [
+    pytest.param(None, False, id="vpoll"),
+    pytest.param("virtual", False, id="virtual"),
+    *(
+        pytest.param(
+            name_of(param),
+            edge,
+            id=f"{name_of(param)}-{'edge' if edge else 'level'}",
+            marks=getattr(param, "marks", ()),
+        )
+        for param in KERNEL_BACKENDS
+        for edge in ([False, True] if TRAITS[name_of(param)].edges else [False])
+    ),
+]
+
+
+@pytest.mark.parametrize(("backend", "edge"), WAYS)
+def test_no_wake_up_is_lost_in_a_storm(backend: str | None, edge: bool) -> None:
+    with ExitStack() as stack:
+        vpoll = stack.enter_context(VPoll(backend=backend))
+        if backend is not None:
+            vpoll.fileno()
+        events = [int(event) for event in EVENTS if event & vpoll.exact]
+        bursts = fewer(OPERATIONS[backend] // (len(events) * BURST), least=20)
+        asked: set[int] = set()
+        answered = {event: threading.Lock() for event in events}
+        for lock in answered.values():
+            lock.acquire()
+        done = threading.Event()
+        answers = dict.fromkeys(events, 0)
+
+        def setter(event: int) -> None:
+            for _ in range(bursts):
+                for _ in range(BURST // 2 - 1):
+                    vpoll.add_events(event)
+                    vpoll.del_events(event)
+                vpoll.add_events(event)
+                # Before the event: whoever deletes it, then looks who has asked.
+                asked.add(event)
+                vpoll.add_events(event)
+                assert answered[event].acquire(timeout=DEADLINE), "a wake-up is lost"
+
+        def waiter(look: Look, own: list[int]) -> None:
+            while not done.is_set():
+                seen = look()
+                for event in own:
+                    if seen & event:
+                        vpoll.del_events(event)
+                        if event in asked:
+                            asked.remove(event)
+                            answers[event] += 1
+                            answered[event].release()
+
+        own = [events[number::WAITERS] for number in range(WAITERS)]
+        waiters = [
+            threading.Thread(
+                target=waiter,
+                args=(stack.enter_context(looking(vpoll, backend, sum(mine), edge)), mine),
+                daemon=True,
+            )
+            for mine in own
+            if mine
+        ]
+        for thread in waiters:
+            thread.start()
+        try:
+            with running(*(lambda event=event: setter(event) for event in events)):
+                pass
+        finally:
+            done.set()
+            vpoll.set_events(sum(events))
+            for thread in waiters:
+                thread.join(DEADLINE)
+        assert not any(thread.is_alive() for thread in waiters)
+        assert answers == dict.fromkeys(events, bursts)
