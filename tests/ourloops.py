@@ -7,15 +7,14 @@ import contextlib
 import os
 import selectors
 import threading
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from vpoll_asyncio import VPoll, loops
 from vpoll_asyncio.selector import VPollSelector
+from vpoll_asyncio.testing import wait_until_asleep
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -45,20 +44,6 @@ ALL = [*OURS, pytest.param(stock_event_loop, id="stock")]
 def new_vpoll(events: int = 0) -> VPoll:
     """A vpoll that every one of the loops can watch without a descriptor."""
     return VPoll(events, backend="virtual")
-
-
-def sleeps_in_epoll(thread_id: int) -> bool:
-    # ep_poll; poll_schedule_timeout where a loop uses poll(2).
-    return "poll" in Path(f"/proc/self/task/{thread_id}/wchan").read_text()
-
-
-def wait_until_asleep(thread_id: int) -> None:
-    """Wait until the thread `thread_id` (native) sleeps in epoll.  Raises TimeoutError."""
-    deadline = time.monotonic() + WATCHDOG
-    while not sleeps_in_epoll(thread_id):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"thread {thread_id} does not sleep in epoll")
-        time.sleep(0.0005)
 
 
 @contextlib.contextmanager
