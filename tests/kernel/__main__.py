@@ -12,9 +12,11 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 from . import debian, initramfs, machine, verdict
 
@@ -83,7 +85,13 @@ def run(arguments: list[str]) -> verdict.Verdict:
     return judged._replace(faults=(fault, *judged.faults)) if fault else judged
 
 
+def end(number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that the machine ends too."""
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, end)
     began = time.monotonic()
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
