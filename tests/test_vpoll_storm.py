@@ -10,8 +10,9 @@ from __future__ import annotations
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
@@ -93,53 +94,48 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("backend", "edge"), WAYS)
-def test_no_wake_up_is_lost_in_a_storm(backend: str | None, edge: bool) -> None:
-    with ExitStack() as stack:
-        vpoll = stack.enter_context(VPoll(backend=backend))
-        if backend is not None:
-            vpoll.fileno()
-        events = [int(event) for event in EVENTS if event & vpoll.exact]
-        bursts = fewer(OPERATIONS[backend] // (len(events) * BURST), least=20)
-        asked: set[int] = set()
-        answered = {event: threading.Lock() for event in events}
-        for lock in answered.values():
-            lock.acquire()
-        done = threading.Event()
-        answers = dict.fromkeys(events, 0)
+def storm(
+    vpoll: VPoll,
+    events: list[int],
+    bursts: int,
+    look_for: Callable[[int], AbstractContextManager[Look]],
+    patience: float = DEADLINE,
+) -> None:
+    """Let every setter raise `bursts` bursts; fail when one waits longer than `patience`."""
+    asked: set[int] = set()
+    answered = {event: threading.Lock() for event in events}
+    for lock in answered.values():
+        lock.acquire()
+    done = threading.Event()
+    answers = dict.fromkeys(events, 0)
 
-        def setter(event: int) -> None:
-            for _ in range(bursts):
-                for _ in range(BURST // 2 - 1):
-                    vpoll.add_events(event)
+    def setter(event: int) -> None:
+        for _ in range(bursts):
+            for _ in range(BURST // 2 - 1):
+                vpoll.add_events(event)
+                vpoll.del_events(event)
+            vpoll.add_events(event)
+            # Before the event: whoever deletes it then looks whether it was asked for.
+            asked.add(event)
+            vpoll.add_events(event)
+            assert answered[event].acquire(timeout=patience), "a wake-up is lost"
+
+    def waiter(look: Look, own: list[int]) -> None:
+        while not done.is_set():
+            seen = look()
+            for event in own:
+                if seen & event:
                     vpoll.del_events(event)
-                vpoll.add_events(event)
-                # Before the event: whoever deletes it, then looks who has asked.
-                asked.add(event)
-                vpoll.add_events(event)
-                assert answered[event].acquire(timeout=DEADLINE), "a wake-up is lost"
+                    if event in asked:
+                        asked.remove(event)
+                        answers[event] += 1
+                        answered[event].release()
 
-        def waiter(look: Look, own: list[int]) -> None:
-            while not done.is_set():
-                seen = look()
-                for event in own:
-                    if seen & event:
-                        vpoll.del_events(event)
-                        if event in asked:
-                            asked.remove(event)
-                            answers[event] += 1
-                            answered[event].release()
-
-        own = [events[number::WAITERS] for number in range(WAITERS)]
-        waiters = [
-            threading.Thread(
-                target=waiter,
-                args=(stack.enter_context(looking(vpoll, backend, sum(mine), edge)), mine),
-                daemon=True,
-            )
-            for mine in own
-            if mine
-        ]
+    with ExitStack() as stack:
+        waiters = []
+        for own in filter(None, (events[number::WAITERS] for number in range(WAITERS))):
+            look = stack.enter_context(look_for(sum(own)))
+            waiters.append(threading.Thread(target=waiter, args=(look, own), daemon=True))
         for thread in waiters:
             thread.start()
         try:
@@ -150,5 +146,53 @@ def test_no_wake_up_is_lost_in_a_storm(backend: str | None, edge: bool) -> None:
             vpoll.set_events(sum(events))
             for thread in waiters:
                 thread.join(DEADLINE)
-        assert not any(thread.is_alive() for thread in waiters)
-        assert answers == dict.fromkeys(events, bursts)
+    assert not any(thread.is_alive() for thread in waiters)
+    assert answers == dict.fromkeys(events, bursts)
+
+
+def bursts_for(operations: int, events: list[int]) -> int:
+    return fewer(operations // (len(events) * BURST), least=20)
+
+
+@pytest.mark.parametrize(("backend", "edge"), WAYS)
+def test_no_wake_up_is_lost_in_a_storm(backend: str | None, edge: bool) -> None:
+    with VPoll(backend=backend) as vpoll:
+        if backend is not None:
+            vpoll.fileno()
+        events = [int(event) for event in EVENTS if event & vpoll.exact]
+        bursts = bursts_for(OPERATIONS[backend], events)
+        storm(vpoll, events, bursts, lambda own: looking(vpoll, backend, own, edge))
+
+
+@contextmanager
+def looking_once(vpoll: VPoll, wanted: int) -> Iterator[Look]:
+    """Look, then sit down on the wait queue, and not look again: the usual mistake."""
+
+    def look() -> int:
+        if seen := vpoll.peek() & wanted:
+            return seen
+        time.sleep(0)
+        woken = threading.Event()
+
+        def wake(mask: int) -> None:
+            if mask & wanted:
+                woken.set()
+
+        vpoll.add_waiter(wake)
+        woken.wait(DEADLINE)
+        vpoll.remove_waiter(wake)
+        return vpoll.peek() & wanted
+
+    yield look
+
+
+def test_a_waiter_that_loses_wake_ups_does_not_weather_the_storm() -> None:
+    events = [int(event) for event in EVENTS]
+    with VPoll() as vpoll, pytest.raises(AssertionError, match="a wake-up is lost"):
+        storm(
+            vpoll,
+            events,
+            bursts_for(1_000_000, events),
+            lambda own: looking_once(vpoll, own),
+            patience=DEADLINE / 10,
+        )
