@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any
 
 import pytest
@@ -10,9 +11,16 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from faulty_backends import EDGE_FAULTS, LEVEL_FAULTS, FaultyBackend, FaultyMirror
 from scale import SCALE, fewer
-from vpoll_asyncio import VPoll
+from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.backends import by_name
-from vpoll_asyncio.testing import Traits, VPollMachine, vpoll_machine
+from vpoll_asyncio.testing import (
+    DescriptorModel,
+    EpollModel,
+    Traits,
+    VPollMachine,
+    VPollModel,
+    vpoll_machine,
+)
 from vpoll_helpers import DEADLINE, KERNEL_BACKENDS, ONE_KERNEL_OBJECT, PAIRS
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -66,6 +74,66 @@ def test_the_machine_finds_a_fault_of_a_backend_that_does_all_that_efd_vpoll_doe
     backend: str, fault: type[FaultyMirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finds(backend, fault, monkeypatch)
+
+
+class OneShotStaysArmed(EpollModel):
+    def register(self, target: DescriptorModel, interest: int) -> None:
+        super().register(target, interest & ~select.EPOLLONESHOT)
+
+
+class EdgeIsLevel(EpollModel):
+    def register(self, target: DescriptorModel, interest: int) -> None:
+        super().register(target, interest & ~select.EPOLLET)
+
+
+class ExclusiveWakesAll(EpollModel):
+    def make_ready(self, item: Any) -> bool:
+        super().make_ready(item)
+        return False
+
+
+class NestedHearsNothing(EpollModel):
+    def wake_all(self, key: int) -> None:
+        pass
+
+
+class FirstAlwaysFirst(EpollModel):
+    def wait(self, maxevents: int | None = None) -> list[tuple[DescriptorModel, EventMask]]:
+        return super().wait()[:maxevents]
+
+
+class CloseForgetsRegistrations(VPollModel):
+    def dup(self) -> VPollModel:
+        twin = super().dup()
+        twin.__class__ = CloseForgetsRegistrations
+        return twin
+
+    def close(self) -> None:
+        for watcher in () if self.closed else tuple(self.file.watchers):
+            if getattr(watcher, "target", None) is self:
+                watcher.orphan()
+        super().close()
+
+
+@pytest.mark.parametrize("backend", ONE_KERNEL_OBJECT)
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("EpollModel", OneShotStaysArmed),
+        ("EpollModel", EdgeIsLevel),
+        ("EpollModel", ExclusiveWakesAll),
+        ("EpollModel", NestedHearsNothing),
+        ("EpollModel", FirstAlwaysFirst),
+        ("VPollModel", CloseForgetsRegistrations),
+    ],
+)
+def test_the_machine_finds_a_fault_of_the_model(
+    backend: str, name: str, wrong: type[DescriptorModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it comes to every trigger mode, to nested epolls and to all that is closed."""
+    monkeypatch.setattr(f"vpoll_asyncio.testing.machine.{name}", wrong)
+    with pytest.raises(AssertionError):
+        check(vpoll_machine(backend, deadline=SOON), searching)
 
 
 class Unheard(VPoll):

@@ -206,6 +206,18 @@ def test_registration_lives_until_the_last_duplicate_is_closed() -> None:
     assert epoll.wait() == []
 
 
+def test_duplicate_with_the_number_of_a_closed_one_has_its_registrations() -> None:
+    vpoll = VPollModel(IN)
+    closed, other = vpoll.dup(), vpoll.dup()
+    closed.number = other.number = 7
+    epoll = watched(closed, IN)
+    closed.close()
+    assert number_of(lambda: epoll.register(other, IN)) == errno.EEXIST
+    assert number_of(lambda: epoll.unregister(vpoll)) == errno.ENOENT
+    epoll.unregister(other)
+    assert epoll.wait() == []
+
+
 def test_closing_wakes_nobody() -> None:
     vpoll = VPollModel(IN)
     twin, heard = vpoll.dup(), list[int]()

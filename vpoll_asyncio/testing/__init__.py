@@ -10,12 +10,14 @@ Hypothesis must be installed; nothing else in this package imports this one.
 from .epoll import EpollModel
 from .machine import TRAITS, Traits, VPollMachine, vpoll_machine
 from .model import VPollModel
+from .pollable import DescriptorModel
 from .sleepers import Sleeper, wait_until_asleep
 from .strategies import NAMED, Operation, interests, masks, operation, operations
 
 __all__ = [
     "NAMED",
     "TRAITS",
+    "DescriptorModel",
     "EpollModel",
     "Operation",
     "Sleeper",

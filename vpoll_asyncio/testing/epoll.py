@@ -27,15 +27,21 @@ _ALLOWED_WITH_EXCLUSIVE: Final = IN | OUT | ERR | HUP | EDGE | EXCLUSIVE
 _DIRECTIONS: Final = IN | OUT
 
 
+def key_of(target: DescriptorModel) -> tuple[PollableModel, object]:
+    """Return what a registration is found by: the open file and the descriptor's number."""
+    return target.file, target if target.number is None else target.number
+
+
 class _Item:
     """One registration: a descriptor in an epoll."""
 
-    __slots__ = ("epoll", "exclusive", "file", "interest", "target")
+    __slots__ = ("epoll", "exclusive", "file", "interest", "key", "target")
 
     def __init__(self, epoll: EpollModel, target: DescriptorModel, interest: int) -> None:
         self.epoll = epoll
         self.target = target
         self.file = target.file
+        self.key = key_of(target)
         self.interest = interest | ALWAYS
         self.exclusive = bool(interest & EXCLUSIVE)
 
@@ -68,7 +74,7 @@ class EpollModel(DescriptorModel, PollableModel):
     def __init__(self) -> None:
         super().__init__()
         self._closed = False
-        self._items: dict[DescriptorModel, _Item] = {}
+        self._items: dict[tuple[PollableModel, object], _Item] = {}
         self._ready: list[_Item] = []
         self._asleep = 0
         self._woken = 0
@@ -96,9 +102,10 @@ class EpollModel(DescriptorModel, PollableModel):
             raise OSError(errno.EINVAL, f"EPOLLEXCLUSIVE does not go with {interest:#x}")
         if isinstance(target, EpollModel) and target.reaches(self):
             raise OSError(errno.ELOOP, "the epoll is registered in the one to register")
-        if target in self._items:
+        if key_of(target) in self._items:
             raise OSError(errno.EEXIST, "the descriptor is registered already")
-        item = self._items[target] = _Item(self, target, interest)
+        item = _Item(self, target, interest)
+        self._items[item.key] = item
         item.file.attach(item)
         self._offer(item)
 
@@ -205,7 +212,7 @@ class EpollModel(DescriptorModel, PollableModel):
 
     def forget(self, item: _Item) -> None:
         """Drop one registration."""
-        del self._items[item.target]
+        del self._items[item.key]
         if item in self._ready:
             self._ready.remove(item)
         item.file.detach(item)
@@ -221,7 +228,7 @@ class EpollModel(DescriptorModel, PollableModel):
             raise OSError(errno.EINVAL, "an epoll cannot be registered in itself")
 
     def _find(self, target: DescriptorModel) -> _Item:
-        item = self._items.get(target)
+        item = self._items.get(key_of(target))
         if item is None:
             raise OSError(errno.ENOENT, "the descriptor is not registered")
         return item

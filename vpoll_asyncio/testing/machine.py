@@ -157,7 +157,7 @@ class VPollMachine(RuleBasedStateMachine):
 
     def number(self, handle: _Handle) -> int:
         """Return the descriptor of a handle, which is its own and stays the same."""
-        number = handle.real.fileno()
+        number = handle.model.number = handle.real.fileno()
         assert self.numbers.setdefault(handle.model, number) == number >= 0
         others = [other for other in self.open if other is not handle]
         assert number not in [self.numbers.get(other.model) for other in others]
@@ -231,6 +231,23 @@ class VPollMachine(RuleBasedStateMachine):
         answer = _outcome(epoll.real.register, number, interest)
         assert answer == _outcome(epoll.model.register, handle.model, interest)
 
+    @rule(epoll=epolls, interest=_of("interests"))
+    def register_all(self, epoll: _Epoll, interest: int) -> None:
+        """Register every handle, so that several are ready at once."""
+        for handle in tuple(self.open):
+            self.register(epoll, handle, interest)
+
+    @rule(epoll=epolls, handle=handles, interest=_of("interests"), burst=_of("burst"))
+    def outlive(
+        self, epoll: _Epoll, handle: _Handle, interest: int, burst: list[Operation]
+    ) -> None:
+        """Close a handle that is registered while another of the same vpoll is open."""
+        twin = self.duplicate(handle)
+        self.register(epoll, twin, interest)
+        self.close(twin)
+        self.operate(handle, burst)
+        self.wait(epoll, None, 1)
+
     @rule(epoll=epolls, handle=handles, interest=_of("interests"))
     def modify(self, epoll: _Epoll, handle: _Handle, interest: int) -> None:
         """Modify a registration, which there may not be."""
@@ -261,16 +278,17 @@ class VPollMachine(RuleBasedStateMachine):
         answer = _outcome(outer.real.modify, self.numbers[inner.model], interest)
         assert answer == _outcome(outer.model.modify, inner.model, interest)
 
-    @rule(epoll=epolls, maxevents=st.sampled_from([None, 1, 2]))
-    def wait(self, epoll: _Epoll, maxevents: int | None) -> None:
+    @rule(epoll=epolls, maxevents=st.sampled_from([None, 1, 2]), times=st.integers(1, 3))
+    def wait(self, epoll: _Epoll, maxevents: int | None, times: int) -> None:
         """Compare what is reported now, in its order where the backend has edges."""
-        if not self.traits.edges:
-            # Who comes first depends on the edges.
-            told = sorted(epoll.real.wait())
-            assert told == sorted(self.named(epoll.model.wait()))
-        else:
-            told = epoll.real.wait(maxevents)
-            assert told == self.named(epoll.model.wait(maxevents))
+        for _ in range(times):
+            if self.traits.edges:
+                told = epoll.real.wait(maxevents)
+                assert told == self.named(epoll.model.wait(maxevents))
+            else:
+                # Who comes first depends on the edges.
+                told = sorted(epoll.real.wait())
+                assert told == sorted(self.named(epoll.model.wait()))
 
     def named(self, told: Iterable[tuple[DescriptorModel, int]]) -> list[tuple[int, int]]:
         """Return what a model tells with the numbers of the real descriptors."""
@@ -338,7 +356,7 @@ class VPollMachine(RuleBasedStateMachine):
         sleepers: list[tuple[_Epoll, Sleeper]] = []
         try:
             for epoll in epolls:
-                self.wait(epoll, None)
+                self.wait(epoll, None, 1)
                 if epoll.model.sleep():
                     assert isinstance(epoll.real, EpollObserver)
                     sleepers.append((epoll, Sleeper(epoll.real.epoll, self.deadline)))
@@ -392,7 +410,7 @@ class VPollMachine(RuleBasedStateMachine):
         """Compare what is left to report, and close everything."""
         try:
             for epoll in self.waiting:
-                self.wait(epoll, None)
+                self.wait(epoll, None, 1)
         finally:
             for epoll in self.waiting:
                 epoll.real.close()

@@ -8,7 +8,6 @@ of a vpoll, `EpollModel` an epoll over such descriptors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from ..events import EventMask, check_mask
@@ -129,10 +128,5 @@ class VPollModel(DescriptorModel):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()

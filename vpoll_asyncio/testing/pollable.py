@@ -65,6 +65,13 @@ class PollableModel(abc.ABC):
 class DescriptorModel(abc.ABC):
     """One descriptor of an open file, looked at by poll(2) and select(2)."""
 
+    number: int | None = None
+    """The number that the descriptor stands for, where a test knows one.
+
+    A registration in an epoll is the kernel's for an open file and a number: a duplicate
+    that is given the number of one that was closed comes into its registrations.
+    """
+
     @property
     @abc.abstractmethod
     def file(self) -> PollableModel:
