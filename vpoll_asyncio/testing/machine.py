@@ -244,7 +244,9 @@ class VPollMachine(RuleBasedStateMachine):
         """Close a handle that is registered while another of the same vpoll is open."""
         twin = self.duplicate(handle)
         self.register(epoll, twin, interest)
+        self.wait(epoll, None, 1)
         self.close(twin)
+        self.wait(epoll, None, 1)
         self.operate(handle, burst)
         self.wait(epoll, None, 1)
 
