@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
         (
-            {"events", "native"},
+            {"events", "sleeper", "native"},
             {"backends"},
             {"vpoll"},
             {"_asyncio", "selector", "watch"},

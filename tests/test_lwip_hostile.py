@@ -458,3 +458,62 @@ def test_a_wrong_checksum_is_dropped(peer: Peer, receiver: socket.socket) -> Non
     assert receiver.recv(10) == b"good"
     assert failure(receiver.recv, 10) == errno.EAGAIN
     assert with_checksum(good[20:], 6, PEER4, HOST4, 17) == good[20:]
+
+
+@pytest.mark.parametrize("mtu", [0, 40, 48, 56, 61, 1279])
+def test_a_path_of_less_than_ipv6s_least_mtu_is_not_believed(
+    peer: Peer, receiver: socket.socket, mtu: int
+) -> None:
+    ping = frame(icmp(128, 0, struct.pack("!HH", 1, 1) + bytes(1000), PEER6, HOST6))
+
+    def answers() -> list[bytes]:
+        return [out for out in peer.send(ping) if out[20] == 58 and out[54] == 129]
+
+    assert len(answers()) == 1
+    inner = ipv6(struct.pack("!BBHHH", 129, 0, 0, 1, 1), 58, HOST6, PEER6)
+    malformed = peer.stack.counters["rx_malformed"]
+    peer.send(frame(icmp(2, 0, struct.pack("!I", mtu) + inner, PEER6, HOST6)))
+    assert peer.stack.counters["rx_malformed"] == malformed + 1
+    assert len(answers()) == 1
+    alive(peer, receiver)
+
+
+@pytest.mark.parametrize("last", ["byte", "FIN"])
+@pytest.mark.parametrize("window", [0, 5000])
+def test_a_probe_of_a_closed_window_that_takes_the_last_byte_is_survived(
+    peer: Peer, receiver: socket.socket, last: str, window: int
+) -> None:
+    me, host = (PEER4, 5000), (HOST4, 80)
+
+    def segments(*frames: bytes) -> list[dict[str, Any]]:
+        return [segment for out in peer.send(*frames) if (segment := parse_tcp(out))]
+
+    listener = peer.keep(peer.stack.socket())
+    listener.bind((HOST4, 80))
+    listener.listen()
+    listener.setblocking(False)
+    ack = segments(frame(tcp(me, host, SYN, 1000, 0, window=100)))[0]["seq"] + 1
+    segments(frame(tcp(me, host, ACK, 1001, ack, window=100)))
+    sock = peer.keep(listener.accept()[0])
+    sock.setblocking(False)
+    assert sock.send(bytes(100)) == 100
+    left = 100
+    while left:
+        for segment in segments():
+            left -= len(segment["payload"])
+            ack += len(segment["payload"])
+            segments(frame(tcp(me, host, ACK, 1001, ack, window=left)))
+        peer.stack.skip_time(0.5)
+    if last == "byte":
+        assert sock.send(b"y") == 1
+    else:
+        sock.close()
+    probed = 0
+    for _ in range(40):
+        peer.stack.skip_time(0.5)
+        for probe in segments():
+            probed += 1
+            ack = probe["seq"] + len(probe["payload"]) + bool(probe["flags"] & FIN)
+            segments(frame(tcp(me, host, ACK, 1001, ack, window=window)))
+    assert probed
+    alive(peer, receiver)

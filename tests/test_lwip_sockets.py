@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -330,3 +332,48 @@ def test_a_connect_that_is_given_up(peer: Peer) -> None:
     client.shutdown(socket.SHUT_RDWR)
     assert error_of(client) == errno.ECONNRESET
     assert mask_of(client) == W | HUP
+
+
+def test_a_signal_handler_may_receive_while_its_thread_receives() -> None:
+    with lwip_on_wire() as peer:
+        first, second = (
+            peer.keep(peer.stack.socket(type=socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+            for _ in range(2)
+        )
+        first.bind(("127.0.0.1", 1000))
+        called = 0
+
+        def receive(signum: int, where: object) -> None:
+            nonlocal called
+            called += 1
+            assert failure(second.recv, 10) == errno.EAGAIN
+
+        before = signal.signal(signal.SIGALRM, receive)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            while called < 2000:
+                assert failure(first.recv, 10) == errno.EAGAIN
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_handler_may_send_to_the_socket_that_its_thread_waits_for() -> None:
+    with lwip_on_wire() as peer:
+        waiting = peer.keep(peer.stack.socket(type=socket.SOCK_DGRAM))
+        waiting.setblocking(True)
+        waiting.bind(("127.0.0.1", 1000))
+        sending = peer.keep(peer.stack.socket(type=socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+
+        def send(signum: int, where: object) -> None:
+            with contextlib.suppress(BlockingIOError):
+                sending.sendto(b"x", ("127.0.0.1", 1000))
+
+        before = signal.signal(signal.SIGALRM, send)
+        signal.setitimer(signal.ITIMER_REAL, 0.0004, 0.0004)
+        try:
+            for _ in range(2000):
+                assert waiting.recv(10) == b"x"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)

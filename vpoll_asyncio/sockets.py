@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import operator
 import os
 import socket
 import struct
@@ -44,6 +45,18 @@ _SO_PROTOCOL: Final = 38
 _SO_DOMAIN: Final = 39
 _READ: Final = IN | RDHUP
 _DEAD: Final = IN | OUT | HUP | RDHUP | RDNORM | WRNORM
+
+
+# PyTime_t counts nanoseconds in 63 bits.
+_LONGEST_TIMEOUT: Final = (1 << 63) / 1e9
+
+
+def _fits(size: int, number: int) -> None:
+    """Raise OverflowError for what the C code of `socket.socket` could not hold."""
+    if size > sys.maxsize:
+        raise OverflowError("Python int too large to convert to C ssize_t")
+    if not -(1 << 31) <= number < 1 << 31:
+        raise OverflowError(f"{number} does not fit into a C int")
 
 
 _observers: tuple[Callable[[UserSocket], object], ...] = ()
@@ -136,9 +149,16 @@ class UserSocket(SocketHooks, socket.socket):
         return self._timeout
 
     def settimeout(self, value: float | None) -> None:
-        """Set the timeout in seconds.  Raises ValueError when it is negative."""
+        """Set the timeout in seconds.
+
+        Raises ValueError when it is negative or NaN, OverflowError beyond 292 years.
+        """
         if value is not None:
             value = float(value)
+            if value != value:
+                raise ValueError("Invalid value NaN (not a number)")
+            if value > _LONGEST_TIMEOUT:
+                raise OverflowError("timestamp too large to convert to C PyTime_t")
             if value < 0:
                 raise ValueError("Timeout value out of range")
         self._timeout = value
@@ -216,8 +236,12 @@ class UserSocket(SocketHooks, socket.socket):
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Return up to `bufsize` bytes, as recv(2)."""
+        if type(bufsize) is not int:
+            bufsize = operator.index(bufsize)
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
+        if bufsize > sys.maxsize or flags:
+            _fits(bufsize, flags)
         if not bufsize:
             return b""
         if self._timeout == 0.0 and not flags:
@@ -260,6 +284,8 @@ class UserSocket(SocketHooks, socket.socket):
 
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
         """Return (data, sender), as recvfrom(2)."""
+        bufsize = operator.index(bufsize)
+        _fits(bufsize, flags)
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
         wanted = flags & ~_DONTWAIT
@@ -277,6 +303,8 @@ class UserSocket(SocketHooks, socket.socket):
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
         """Return (data, ancdata, msg_flags, sender), as recvmsg(2); ancdata is empty."""
+        bufsize = operator.index(bufsize)
+        _fits(bufsize, flags)
         if bufsize < 0:
             raise ValueError("negative buffer size in recvmsg()")
         if ancbufsize < 0:
@@ -416,6 +444,8 @@ class UserSocket(SocketHooks, socket.socket):
     def listen(self, backlog: int = min(socket.SOMAXCONN, 128)) -> None:
         """Accept connections, at most `backlog` + 1 waiting at a time, as listen(2)."""
         self._check_open()
+        backlog = operator.index(backlog)
+        _fits(0, backlog)
         self.do_listen(max(0, backlog))
 
     def accept(self) -> tuple[UserSocket, Any]:
@@ -506,7 +536,9 @@ class UserSocket(SocketHooks, socket.socket):
             if optlen is None:
                 raise TypeError("setsockopt() with None needs optlen")
             value = bytes(optlen)
-        elif not isinstance(value, int):
+        elif isinstance(value, int):
+            _fits(0, value)
+        else:
             value = bytes(value)
         self.do_setsockopt(level, optname, value)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import math
 import operator
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from .backends.forks import FORKS
 from .backends.openfile import OpenFile
 from .backends.virtual import VirtualMirror, number_of
 from .events import ALWAYS, KEPT, REFUSED, EventMask, bad_mask, check_mask
+from .sleeper import Sleeper
 
 __all__ = ["VPoll", "Waiter"]
 
@@ -40,10 +40,6 @@ It runs in whichever thread set the events, perhaps inside a signal handler, so 
 must be quick, must not block and must not raise.  Calls of operations that overlap
 may come in either order: a waiter that needs the latest mask looks at `VPoll.peek`.
 """
-
-# A signal between the interpreter's last look and the system call does not interrupt it,
-# and its handler runs when the call is over: seconds until the main thread looks again.
-_HANDLER_DELAY: Final = 0.05
 
 _DEFAULT_NEED: Final = EventMask.IN | EventMask.OUT
 
@@ -246,29 +242,22 @@ class VPoll:
         if timeout is not None and timeout <= 0:
             return EventMask(0)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        main = threading.current_thread() is threading.main_thread()
-        longest = _HANDLER_DELAY if main else threading.TIMEOUT_MAX
-        # A plain lock: a handler that interrupts the wait below may release it, where
-        # it would deadlock in the lock inside a threading.Event.
-        asleep = threading.Lock()
+        sleeper = Sleeper()
 
         def wake(events: int) -> None:
             if events & wanted:
-                try:
-                    asleep.release()
-                except RuntimeError:
-                    pass
+                sleeper.wake()
 
         self.add_waiter(wake)
         try:
             while True:
-                asleep.acquire(blocking=False)
+                sleeper.prepare()
                 if seen := self.peek() & wanted:
                     return EventMask(seen)
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return EventMask(0)
-                asleep.acquire(timeout=min(remaining, longest))
+                sleeper.sleep(remaining)
         finally:
             self.remove_waiter(wake)
 

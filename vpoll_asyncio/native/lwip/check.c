@@ -60,8 +60,15 @@ static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len
             return MALFORMED;
         return PASS;
     case 1:
-    case 58:
         return len < 8 ? MALFORMED : PASS;
+    case 58:
+        if (len < 8)
+            return MALFORMED;
+        /* RFC 8201, section 4: no path has an MTU below 1280.  With less than a header's
+         * worth lwIP cuts fragments for ever. */
+        if (p[0] == 2 && ((get16(p + 4) << 16) | get16(p + 6)) < 1280)
+            return MALFORMED;
+        return PASS;
     case 2:
         return len < 8 ? MALFORMED : PASS;
     default:

@@ -139,8 +139,18 @@ static void once_a_second(void)
     stream_trim_time_wait();
 }
 
+/* The peer may take the byte of a window probe without opening its window.  With nothing
+ * left to send, tcp_slowtmr() would find a probe armed for no data, and abort the process. */
+static void tcp_timer(void)
+{
+    for (struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next)
+        if (pcb->persist_backoff > 0 && pcb->unsent == NULL)
+            pcb->persist_backoff = 0;
+    tcp_tmr();
+}
+
 static struct tick ticks[] = {
-    {TCP_TMR_INTERVAL, tcp_tmr, tcp_needed, 0, 0},
+    {TCP_TMR_INTERVAL, tcp_timer, tcp_needed, 0, 0},
     {MLD6_TMR_INTERVAL, mld6_tmr, mld_needed, 0, 0},
     {1000, once_a_second, always, 0, 0},
 };

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from array import array
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -75,8 +76,8 @@ class Core:
         self._python_link = port is None
         self._sockets = masks_of(native)
         self._flushing = threading.Lock()
-        self._scratch_lock = threading.Lock()
-        self._scratch = ffi.new("char[]", _SCRATCH)
+        # One for each call that is under way: threads, and handlers that interrupt one.
+        self._scratches: deque[Any] = deque(maxlen=8)
         self._drained = ffi.new("char[]", _DRAIN) if self._python_link else None
         self._lengths = ffi.new("uint32_t[]", _BATCH)
         self._status = lib.vp_status()
@@ -179,9 +180,13 @@ class Core:
         """Return (length or negative errno, data, sender of a datagram)."""
         ffi = self._ffi
         sender = ffi.new("struct vp_addr *")
-        with self._scratch_lock:
-            count: int = self._lib.vp_recv(handle, self._scratch, size, flags, sender)
-            data = ffi.buffer(self._scratch, min(count, size))[:] if count > 0 else b""
+        try:
+            scratch = self._scratches.pop()
+        except IndexError:
+            scratch = ffi.new("char[]", _SCRATCH)
+        count: int = self._lib.vp_recv(handle, scratch, size, flags, sender)
+        data = ffi.buffer(scratch, min(count, size))[:] if count > 0 else b""
+        self._scratches.append(scratch)
         status = self._status
         if status.dirty or status.queued or status.more or self._sockets.busy:
             self.settle()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ...events import ERR, HUP, IN, OUT
+from ...sleeper import Sleeper
 from ...vpoll import VPoll
 from ...watch import Watch
 
@@ -194,7 +195,7 @@ class BlockingDriver:
         self._due = due
         self._wants_writer = wants_writer
         self._driving = threading.Lock()
-        self._idle: set[threading.Event] = set()
+        self._idle: set[Sleeper] = set()
         self._wakeup = -1
         self._polling = False
         self._closed = False
@@ -213,16 +214,16 @@ class BlockingDriver:
         """Wait as `Stack.wait` does; `driven` says that a loop has taken over."""
         wanted = mask | ERR | HUP
         deadline = None if timeout is None else time.monotonic() + timeout
-        woken = threading.Event()
+        sleeper = Sleeper()
 
         def wake(events: int) -> None:
-            woken.set()
+            sleeper.wake()
             self._ring()
 
         vpoll.add_waiter(wake)
         try:
             while True:
-                woken.clear()
+                sleeper.prepare()
                 if vpoll.closed:
                     return 0
                 seen = vpoll.peek() & wanted
@@ -231,21 +232,21 @@ class BlockingDriver:
                     return seen
                 if self._closed or driven():
                     # Somebody else drives, but a loop may stop doing so.
-                    woken.wait(1.0 if left is None else min(left, 1.0))
+                    sleeper.sleep(1.0 if left is None else min(left, 1.0))
                 elif self._driving.acquire(blocking=False):
                     try:
                         self._drive(vpoll, wanted, left)
                     finally:
                         self._driving.release()
-                        for event in tuple(self._idle):
-                            event.set()
+                        for idle in tuple(self._idle):
+                            idle.wake()
                 else:
-                    self._idle.add(woken)
+                    self._idle.add(sleeper)
                     try:
                         if self._driving.locked():
-                            woken.wait(left)
+                            sleeper.sleep(threading.TIMEOUT_MAX if left is None else left)
                     finally:
-                        self._idle.discard(woken)
+                        self._idle.discard(sleeper)
         finally:
             vpoll.remove_waiter(wake)
 
