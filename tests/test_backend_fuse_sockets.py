@@ -35,6 +35,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[va.Stack]:
 
 
 def show(sock: socket.socket) -> None:
+    assert isinstance(sock, va.UserSocket)
     assert sock.vpoll.fileno() >= 0
     assert current_daemon() is not None
 
