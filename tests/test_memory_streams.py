@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import random
@@ -34,6 +35,7 @@ from memory_helpers import (
     mask_of,
     small_buffers,
 )
+from vpoll_asyncio.events import EventMask
 from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks.memory import MemoryStack
 
@@ -377,3 +379,35 @@ def test_connection_reset_while_it_waits_is_accepted_dead(lab: Lab) -> None:
     server = lab.keep(listener.accept()[0])
     assert mask_of(server) == DEAD | ERR
     assert failure(server.recv, 1) == errno.ECONNRESET
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_exception_out_of_a_signal_handler_leaves_masks_and_counts_right(lab: Lab) -> None:
+    client, server = lab.pair()
+    client.setblocking(False)
+    server.setblocking(False)
+
+    def interrupt(signum: int, where: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(2000):
+            with contextlib.suppress(Interrupted):
+                signal.setitimer(signal.ITIMER_REAL, 0.00002 + number % 100 * 2e-6)
+                while True:
+                    with contextlib.suppress(BlockingIOError):
+                        client.send(b"x" * 10)
+                    with contextlib.suppress(BlockingIOError):
+                        server.recv(10)
+            with contextlib.suppress(BlockingIOError):
+                while server.recv(1 << 20):
+                    pass
+            assert not mask_of(server) & EventMask.IN
+            assert mask_of(client) & EventMask.OUT
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from memory_helpers import BOUND, Lab, failure, fill, small_buffers
+from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.stacks.memory import MemoryStack
 
 
@@ -472,3 +473,27 @@ def test_wrap_socket_refuses(lab: Lab) -> None:
     assert client.gettimeout() == BOUND
     client.send(b"plain")
     assert server.recv(10) == b"plain"
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda sock: sock.recv(1.5), TypeError),
+        (lambda sock: sock.recv(1 << 63), OverflowError),
+        (lambda sock: sock.recv(10, 1 << 40), OverflowError),
+        (lambda sock: sock.recvfrom(1 << 63), OverflowError),
+        (lambda sock: sock.settimeout(float("nan")), ValueError),
+        (lambda sock: sock.settimeout(float("inf")), OverflowError),
+        (lambda sock: sock.settimeout(1e300), OverflowError),
+        (lambda sock: sock.listen(1.0), TypeError),
+        (lambda sock: sock.listen(1 << 31), OverflowError),
+        (lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 70), TypeError),
+    ],
+)
+def test_arguments_that_fit_nowhere_are_refused_as_the_kernels_socket_does(
+    call: Callable[[socket.socket], object], error: type[Exception]
+) -> None:
+    with MemoryStack() as stack, stack.socket() as ours, host_stack().socket() as kernels:
+        for sock in (ours, kernels):
+            with pytest.raises(error):
+                call(sock)

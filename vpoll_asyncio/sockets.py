@@ -537,7 +537,8 @@ class UserSocket(SocketHooks, socket.socket):
                 raise TypeError("setsockopt() with None needs optlen")
             value = bytes(optlen)
         elif isinstance(value, int):
-            _fits(0, value)
+            if not -(1 << 31) <= value < 1 << 31:
+                raise TypeError(f"{value} does not fit into a C int")
         else:
             value = bytes(value)
         self.do_setsockopt(level, optname, value)

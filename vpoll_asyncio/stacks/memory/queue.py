@@ -100,6 +100,10 @@ class StreamQueue(Pcb):
             count -= len(head)
         return b"".join(parts)
 
+    def recount(self) -> None:
+        """Count the bytes anew, after an exception came in between."""
+        self.used = sum(map(len, self._chunks))
+
     def peek(self, count: int, start: int = 0) -> bytes:
         """Return up to `count` bytes from `start` of the queue, which stays as it is."""
         parts: list[_Chunk] = []

@@ -64,45 +64,70 @@ class StreamSocket(UserSocket):
 
     # Data.
 
-    def do_send(self, data: Data, flags: int, address: Address | None) -> int:
+    def _mend(self) -> None:
+        """Set right what an exception out of a signal handler has left half done.
+
+        What a call had taken by then is gone, as it is with recv(2); counts, masks and
+        what the peer may send are right again.
+        """
         pcb = self.pcb
-        changed = False
+        touched: list[Pcb] = [pcb]
         with pcb.lock:
+            pcb.recount()
+            pcb.room_made(touched)
+            pcb.refresh()
             peer = pcb.peer
-            ordinary = (
-                peer is not None
-                and pcb.state in _SENDING
-                and not pcb.error
-                and not pcb.shut & SND
-                and not peer.orphan
-                and not peer.shut & RCV
-                and not flags
-            )
-            if ordinary:
-                assert peer is not None
-                count = len(data)
-                space = pcb.sndbuf + peer.rcvbuf - peer.used
-                if count > space:
-                    if space <= 0:
-                        raise would_block()
-                    data = data[:space]
-                    count = space
-                if not count:
-                    return 0
-                peer.append(data if type(data) is bytes else bytes(data))
-                if peer.urg or peer.lowat > 1:
-                    peer.refresh()
-                else:
-                    peer.mask |= R
-                if peer.used > peer.rcvbuf:
-                    changed = pcb.changed()
-        if not ordinary:
-            return self._send_special(data, flags)
-        assert peer is not None
-        publish(peer)
-        if changed:
-            publish(pcb)
-        return count
+            if peer is not None:
+                peer.recount()
+                peer.refresh()
+                touched.append(peer)
+        publish(*touched)
+
+    def do_send(self, data: Data, flags: int, address: Address | None) -> int:
+        try:
+            pcb = self.pcb
+            changed = False
+            with pcb.lock:
+                peer = pcb.peer
+                ordinary = (
+                    peer is not None
+                    and pcb.state in _SENDING
+                    and not pcb.error
+                    and not pcb.shut & SND
+                    and not peer.orphan
+                    and not peer.shut & RCV
+                    and not flags
+                )
+                if ordinary:
+                    assert peer is not None
+                    count = len(data)
+                    space = pcb.sndbuf + peer.rcvbuf - peer.used
+                    if count > space:
+                        if space <= 0:
+                            raise would_block()
+                        data = data[:space]
+                        count = space
+                    if not count:
+                        return 0
+                    peer.append(data if type(data) is bytes else bytes(data))
+                    if peer.urg or peer.lowat > 1:
+                        peer.refresh()
+                    else:
+                        peer.mask |= R
+                    if peer.used > peer.rcvbuf:
+                        changed = pcb.changed()
+            if not ordinary:
+                return self._send_special(data, flags)
+            assert peer is not None
+            publish(peer)
+            if changed:
+                publish(pcb)
+            return count
+        except OSError:
+            raise
+        except BaseException:
+            self._mend()
+            raise
 
     def _send_special(self, data: Data, flags: int) -> int:
         touched: list[Pcb] = []
@@ -153,30 +178,36 @@ class StreamSocket(UserSocket):
         return count
 
     def do_recv(self, bufsize: int, flags: int) -> bytes:
-        pcb = self.pcb
-        changed = False
-        touched: list[Pcb] | None = None
-        with pcb.lock:
-            before = pcb.used
-            ordinary = before and not flags and not pcb.urg and pcb.lowat == 1
-            if ordinary:
-                data = pcb.take(bufsize)
-                if not data:
-                    # A signal handler has come in between and taken it.
-                    raise would_block()
-                if not pcb.used and not pcb.shut & RCV:
-                    pcb.mask &= ~R
-                    changed = True
-                if before > pcb.rcvbuf:
-                    touched = []
-                    pcb.room_made(touched)
-        if not ordinary:
-            return self._recv_special(bufsize, flags)
-        if changed:
-            publish(pcb)
-        if touched:
-            publish(*touched)
-        return data
+        try:
+            pcb = self.pcb
+            changed = False
+            touched: list[Pcb] | None = None
+            with pcb.lock:
+                before = pcb.used
+                ordinary = before and not flags and not pcb.urg and pcb.lowat == 1
+                if ordinary:
+                    data = pcb.take(bufsize)
+                    if not data:
+                        # A signal handler has come in between and taken it.
+                        raise would_block()
+                    if not pcb.used and not pcb.shut & RCV:
+                        pcb.mask &= ~R
+                        changed = True
+                    if before > pcb.rcvbuf:
+                        touched = []
+                        pcb.room_made(touched)
+            if not ordinary:
+                return self._recv_special(bufsize, flags)
+            if changed:
+                publish(pcb)
+            if touched:
+                publish(*touched)
+            return data
+        except OSError:
+            raise
+        except BaseException:
+            self._mend()
+            raise
 
     def _recv_special(self, bufsize: int, flags: int) -> bytes:
         touched: list[Pcb] = []
