@@ -30,6 +30,12 @@ SUITE = ("test_backend*.py", "test_model*.py", "test_vpoll*.py")
 ELSEWHERE = "test_backend_fuse"
 """How the names of those begin that need no other kernel than the host's."""
 
+HERE_ONLY = (
+    "not (test_model_backends or test_vpoll_storm)"
+    " or (eventfd or device) and (does_what_the_model_does or in_a_storm)"
+)
+"""Of the longest tests those that need this kernel; faults are planted where time is cheap."""
+
 SLOWER = 15
 """How much slower an emulated processor is."""
 
@@ -68,7 +74,7 @@ def run(arguments: list[str]) -> verdict.Verdict:
         },
         "pytest": [
             *("-p", "no:cacheprovider", "-o", f"faulthandler_timeout={60 * scale}"),
-            *("--color=no", *(arguments or ["-v", "--durations=15"])),
+            *("--color=no", *(arguments or ["-v", "--durations=15", "-k", HERE_ONLY])),
             *(str(path.relative_to(TREE)) for path in tests),
         ],
     }
