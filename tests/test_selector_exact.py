@@ -252,14 +252,16 @@ def test_loop_runs_beside_keys_by_mask() -> None:
     with VPollSelector() as selector, new_vpoll() as vpoll:
         loop = asyncio.SelectorEventLoop(selector)
         seen: list[int] = []
+        called = loop.create_future()
 
         def reader() -> None:
             vpoll.del_events(IN)
             seen.append(1)
+            called.set_result(None)
 
         loop.add_reader(vpoll.fileno(), reader)
         vpoll.add_events(IN)
-        loop.run_until_complete(asyncio.sleep(0.001))
+        loop.run_until_complete(called)
         loop.remove_reader(vpoll.fileno())
         loop.close()
         assert seen == [1]
