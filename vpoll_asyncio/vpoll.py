@@ -87,6 +87,9 @@ class VPoll:
         chosen = None if backend is None else by_name(backend)
         self._file = OpenFile(mask, chosen, need, bool(map_err))
 
+    # The three operations are written out: a shared helper would cost a call on each of
+    # them, a good part of what an operation without a kernel object takes.
+
     def add_events(self, mask: int) -> int:
         """Add `mask` to the pending events, wake the waiters, return the new mask.
 
