@@ -1,5 +1,6 @@
 # make demo    the main job, end to end
 # make test    linter, types and tests, for the Python named by PYTHON
+# make bench   the benchmarks beside asyncio and uvloop; ARGS="--quick", ARGS="--only NAME"
 # make test-kernel   the backends' tests in a virtual machine that has /dev/vpoll and EFD_VPOLL
 #
 # PYTHON=python3.12 chooses the interpreter; each version has a venv of its own in the tree.
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test test-kernel lint types setup tools wheel clean
+.PHONY: demo test test-kernel bench lint types setup tools wheel clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
@@ -30,6 +31,11 @@ test: tools
 
 test-kernel: tools
 	cd tests && ../$(BIN)/python -m kernel $(ARGS)
+
+bench: tools
+	@$(BIN)/python -c 'import matplotlib, pyperf, zmq' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 lint: tools
 	$(BIN)/ruff check .
