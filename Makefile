@@ -2,6 +2,7 @@
 # make test    linter, types and tests, for the Python named by PYTHON
 # make bench   the benchmarks beside asyncio and uvloop; ARGS="--quick", ARGS="--only NAME"
 # make test-kernel   the backends' tests in a virtual machine that has /dev/vpoll and EFD_VPOLL
+# make soak    servers of others under load for SECONDS each, 600 by default: 12 times 10 minutes
 #
 # PYTHON=python3.12 chooses the interpreter; each version has a venv of its own in the tree.
 # ARGS="-k name" goes to pytest, which runs WORKERS processes: many tests wait for others.
@@ -12,13 +13,14 @@ ifeq ($(VERSION),)
 $(error $(PYTHON) does not run: name a Python 3.11, 3.12 or 3.13 with PYTHON=...)
 endif
 WORKERS ?= 4
+SECONDS ?= 600
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test test-kernel bench lint types setup tools wheel clean
+.PHONY: demo test test-kernel bench soak lint types setup tools wheel clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
@@ -35,7 +37,10 @@ test-kernel: tools
 bench: tools
 	@$(BIN)/python -c 'import matplotlib, pyperf, zmq' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+	$(BIN)/python -m benchmarks.suite $(ARGS)
+
+soak: tools
+	cd tests && ../$(BIN)/python -m soak --seconds $(SECONDS) $(ARGS)
 
 lint: tools
 	$(BIN)/ruff check .

@@ -69,18 +69,18 @@ class Worker:
 
     def __init__(self, row: Row, contender: Contender, build: Build, mode: Mode) -> None:
         self._label = f"{row.name}: {contender.label}"
-        path = [str(build.path)] if contender.ours else []
         environment = {
             **os.environ,
             **MALLOC,
             **(build.environment if contender.ours else {}),
             VARIABLE: mode.clock,
-            "PYTHONPATH": os.pathsep.join([*path, str(BENCHMARKS)]),
+            "PYTHONPATH": os.pathsep.join([str(build.path), str(BENCHMARKS.parent)]),
             # Two workers must not differ by the order of their dictionaries.
             "PYTHONHASHSEED": "0",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "suite.worker"],
+            # -P: the working directory may hold another build.
+            [sys.executable, "-P", "-m", "benchmarks.suite.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -97,8 +97,10 @@ class Worker:
             if "error" in answer:
                 why = f"{self._label}: {answer['error']}"
                 raise Unavailable(why) if answer["missing"] else RuntimeError(why)
+            self.package: str = answer["ready"]
+            """The folder that vpoll_asyncio was imported from, "" where it was not."""
         except BaseException:
-            self.close()
+            self._end()
             raise
 
     def sample(self) -> dict[str, float]:
@@ -126,13 +128,16 @@ class Worker:
 
     def close(self) -> None:
         """End the process.  Raises RuntimeError when it ends badly."""
+        self._end()
+        if self._process.returncode:
+            raise RuntimeError(f"{self._label}: exit status {self._process.returncode}")
+
+    def _end(self) -> None:
         try:
             self._process.communicate(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-        if self._process.returncode:
-            raise RuntimeError(f"{self._label}: exit status {self._process.returncode}")
 
     def __enter__(self) -> Self:
         return self

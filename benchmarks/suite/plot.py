@@ -7,7 +7,7 @@ from typing import Any
 
 from .measure import Samples
 from .ratios import Result, results
-from .table import ROWS
+from .table import ROWS, Row
 
 _COLOURS = {"pure": "#1f6fb4", "accelerated": "#d9661f"}
 _ROW_HEIGHT = 0.24  # inches
@@ -23,7 +23,7 @@ def write(path: Path, samples: list[Samples]) -> None:
     import matplotlib.pyplot as plt
 
     found = [
-        (f"{row.name}: {each.comparison.ours} / {each.comparison.base}", each)
+        (_name(row, each), each)
         for row in ROWS
         for each in results(row, samples)
         if each.comparison.base
@@ -56,6 +56,13 @@ def write(path: Path, samples: list[Samples]) -> None:
     plt.close(figure)
 
 
+def _name(row: Row, result: Result) -> str:
+    comparison = result.comparison
+    several = any(each.metric != comparison.metric for each in row.comparisons if each.base)
+    metric = f", {comparison.metric}" if several else ""
+    return f"{row.name}{metric}: {comparison.ours} / {comparison.base}"
+
+
 def _draw(axis: Any, title: str, labels: list[str], panel: list[tuple[str, Result]]) -> None:
     for name, each in panel:
         place = labels.index(name) + (0.2 if each.build == "accelerated" else 0.0)
@@ -64,11 +71,15 @@ def _draw(axis: Any, title: str, labels: list[str], panel: list[tuple[str, Resul
         axis.plot(each.spread.median, place, "o", color=colour, markersize=4.5)
         if each.target is not None:
             axis.plot(each.target, place, "|", color=colour, markersize=11, markeredgewidth=1.5)
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axis.set_xscale("log")
     axis.axvline(1.0, color="#999999", linewidth=0.8)
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.set_title(f"{title} (| the target)", fontsize=9)
     axis.grid(axis="x", which="both", linewidth=0.3)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.tick_params(axis="x", labelsize=7)

@@ -109,7 +109,7 @@ def _event_rows() -> list[Row]:
                     Comparison("EventLoop, polls spared", "asyncio call_soon", "event", "cost"),
                     Comparison("EventLoop, polled every turn", "asyncio eventfd", "event", "cost"),
                 ),
-                counts={"events": 100_000},
+                counts={"events": 50_000},
             )
         )
         rows.append(
@@ -126,7 +126,7 @@ def _event_rows() -> list[Row]:
                     Comparison("UvloopEventLoop", "uvloop eventfd", "event", "cost", fast),
                     Comparison("UvloopEventLoop", "uvloop call_soon", "event", "cost"),
                 ),
-                counts={"events": 60_000},
+                counts={"events": 30_000},
             )
         )
     return rows
@@ -152,7 +152,7 @@ def _thread_rows() -> list[Row]:
             "flood",
             contenders,
             compared("event", (1.1, 1.1)),
-            counts={"events": 10_000},
+            counts={"events": 5_000},
             wall=True,
         ),
         Row(
@@ -161,7 +161,7 @@ def _thread_rows() -> list[Row]:
             "wake",
             contenders,
             compared("median", (1.1, 1.1)) + compared("p99", (1.1, 1.1)),
-            counts={"wakes": 1000},
+            counts={"wakes": 500},
             wall=True,
         ),
     ]
@@ -185,7 +185,7 @@ def _watched_rows() -> list[Row]:
                     Comparison(f"{many:,}", f"{few:,}", "event", "cost", (1.3, 1.2)),
                     Comparison(f"{many:,}", "", "bytes", "bytes", (600, 400)),
                 ),
-                counts={"events": 100_000},
+                counts={"events": 50_000},
                 sizes={"active": 100},
             )
         )
@@ -213,7 +213,7 @@ def _data_rows() -> list[Row]:
                 uvloop_socketpair=(3.0, 5.0),
                 uvloop_tcp=(5.0, 9.0),
             ),
-            counts={"messages": 10_000},
+            counts={"messages": 5_000},
         ),
         Row(
             "streams",
@@ -231,7 +231,7 @@ def _data_rows() -> list[Row]:
             + rates(
                 "UvloopEventLoop memory", "echo", uvloop_socketpair=(1.2, 1.5), uvloop_zmq=None
             ),
-            counts={"messages": 4_000},
+            counts={"messages": 2_000},
         ),
         Row(
             "bulk",
@@ -246,7 +246,7 @@ def _data_rows() -> list[Row]:
                 uvloop_tcp=None,
             )
             + rates("UvloopEventLoop memory", "byte", uvloop_socketpair=(3.0, 5.0)),
-            counts={"megabytes": 400},
+            counts={"megabytes": 200},
         ),
     ]
 
@@ -262,7 +262,7 @@ def _connection_rows() -> list[Row]:
             MEMORY | tcp,
             rates("EventLoop memory", "connection", asyncio_tcp=(4.0, 6.0), uvloop_tcp=None)
             + rates("UvloopEventLoop memory", "connection", asyncio_tcp=(4.0, 6.0)),
-            counts={"count": 400},
+            counts={"count": 200},
         ),
         Row(
             "connection-memory",
@@ -277,7 +277,7 @@ def _connection_rows() -> list[Row]:
                     ("asyncio tcp", None),
                 )
             ),
-            counts={"count": 2_000},
+            counts={"count": 1_000},
             repeatable=False,
         ),
         Row(
@@ -287,7 +287,7 @@ def _connection_rows() -> list[Row]:
             MEMORY | tcp,
             rates("EventLoop memory", "byte", asyncio_tcp=tls_target, uvloop_tcp=None)
             + rates("UvloopEventLoop memory", "byte", asyncio_tcp=tls_target),
-            counts={"megabytes": 60},
+            counts={"megabytes": 30},
             sizes={"tls": True},
         ),
         Row(
@@ -297,7 +297,7 @@ def _connection_rows() -> list[Row]:
             MEMORY | tcp,
             rates("EventLoop memory", "handshake", asyncio_tcp=tls_target, uvloop_tcp=None)
             + rates("UvloopEventLoop memory", "handshake", asyncio_tcp=tls_target),
-            counts={"count": 60},
+            counts={"count": 30},
         ),
     ]
 
@@ -310,7 +310,7 @@ def _kernel_rows() -> list[Row]:
             "echo",
             {"EventLoop tcp": Contender("EventLoop", "tcp"), "asyncio tcp": PEERS["asyncio tcp"]},
             (Comparison("EventLoop tcp", "asyncio tcp", "echo", "cost", (1.05, 1.0)),),
-            counts={"messages": 10_000},
+            counts={"messages": 5_000},
             sizes={"pairs": pairs},
         )
         for pairs in (1, 100, 1000)
@@ -326,7 +326,7 @@ def _lwip_rows() -> list[Row]:
             TAP,
             rates("EventLoop lwip", "echo", asyncio_kernel=first)
             + rates("UvloopEventLoop lwip", "echo", asyncio_kernel=second, uvloop_kernel=None),
-            counts={"messages": 6_000},
+            counts={"messages": 3_000},
             sizes={"pairs": pairs},
             wall=True,
         )
@@ -341,7 +341,7 @@ def _lwip_rows() -> list[Row]:
         + rates(
             "UvloopEventLoop lwip", "connection", asyncio_kernel=(1.4, 2.0), uvloop_kernel=None
         ),
-        counts={"count": 500},
+        counts={"count": 250},
         wall=True,
     )
     bulk = Row(
@@ -358,7 +358,7 @@ def _lwip_rows() -> list[Row]:
             for loop in ("EventLoop", "UvloopEventLoop")
         )
         + rates("EventLoop lwip", "byte", asyncio_tcp=None),
-        counts={"megabytes": 200},
+        counts={"megabytes": 100},
     )
     return [*rows, connections, bulk]
 

@@ -1,6 +1,7 @@
-"""The process of one contender: ``python -m suite.worker``, driven by lines of JSON.
+"""The process of one contender: ``python -m benchmarks.suite.worker``, driven by lines of JSON.
 
-The first line says what to set up; the answer is ``{"ready": …}``, or ``{"error": …}`` with
+The first line says what to set up; the answer is ``{"ready": …}`` with the
+folder of the build, or ``{"error": …}`` with
 ``"missing": true`` where this machine lacks something.  Each line after it asks for one
 sample and is answered with the measured values.  The end of the input ends the process.
 """
@@ -26,7 +27,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "33554
 def main() -> None:
     unset = [name for name, value in MALLOC.items() if os.environ.get(name) != value]
     if unset:
-        raise SystemExit(f"{unset} must be set before the interpreter starts (suite.measure does)")
+        raise SystemExit(f"{unset} must be set before the interpreter starts (measure.py does)")
     # What a scenario prints does not get between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -42,7 +43,7 @@ def main() -> None:
     except Exception as error:
         _answer(answers, {"error": f"{type(error).__name__}: {error}", "missing": False})
         raise
-    _answer(answers, {"ready": _facts(contender)})
+    _answer(answers, {"ready": _package(contender)})
     try:
         for _ in sys.stdin:
             gc.collect()
@@ -55,12 +56,12 @@ def _answer(answers: TextIO, answer: dict[str, Any]) -> None:
     answers.write(json.dumps(answer) + "\n")
 
 
-def _facts(contender: Contender) -> dict[str, str]:
+def _package(contender: Contender) -> str:
     if not contender.ours:
-        return {}
+        return ""
     import vpoll_asyncio
 
-    return {"package": os.path.dirname(os.path.dirname(vpoll_asyncio.__file__))}
+    return os.path.dirname(os.path.dirname(vpoll_asyncio.__file__))
 
 
 def _profiled(sample: Sample) -> dict[str, float]:

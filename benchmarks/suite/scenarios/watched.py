@@ -29,7 +29,7 @@ def watched(contender: Contender, *, total: int, active: int, events: int) -> It
         va.VPoll().close()
         before = resident()
         vpolls = [va.VPoll() for _ in range(total)]
-        cleanup.callback(lambda: [vpoll.close() for vpoll in vpolls])
+        cleanup.callback(_close, vpolls)
         chosen = vpolls[:: total // active][:active]
         if contender.via == "register":
             selector = cleanup.enter_context(va.VPollSelector())
@@ -52,6 +52,11 @@ def watched(contender: Contender, *, total: int, active: int, events: int) -> It
             return {"event": seconds / events, "bytes": each}
 
         yield sampler(runner, measure)
+
+
+def _close(vpolls: list[Any]) -> None:
+    for vpoll in vpolls:
+        vpoll.close()
 
 
 class _Readers:
