@@ -163,9 +163,11 @@ CHECKS: dict[str, Check] = {
     "slirp": _slirp,
     "tap": _tap,
     "userns": _userns,
+    "uvicorn": _module("uvicorn"),
     "uvloop": _module("uvloop"),
     "vde": _vde,
     "vde_switch": _command("vde_switch", "vde2"),
+    "websockets": _module("websockets"),
 }
 
 
