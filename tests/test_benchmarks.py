@@ -62,8 +62,7 @@ def cases(outside: bool) -> Iterator[object]:
 
 
 def tiny(row: Row) -> dict[str, object]:
-    sizes = {**row.sizes, **row.counts}
-    return {name: TINY.get(name, value) for name, value in sizes.items()}
+    return {name: TINY.get(name, value) for name, value in row.sizes.items()}
 
 
 def check(row: Row, values: dict[str, float]) -> None:
@@ -105,7 +104,7 @@ def event_row(polled: bool) -> Row:
             "theirs": Contender("asyncio", "call_soon"),
         },
         (Comparison("ours", "theirs", "event", "cost", (0.8, 0.4)),),
-        counts={"events": 2000},
+        sizes={"events": 2000},
     )
 
 
@@ -161,7 +160,7 @@ def test_a_worker_refuses_to_run_with_thresholds_of_its_own() -> None:
 def test_what_a_machine_lacks_is_told_and_the_others_run(tmp_path: Path) -> None:
     (tmp_path / "uvloop.py").write_text("raise ImportError('no uvloop here')")
     contenders = {"uv": Contender("uvloop", "call_soon"), "theirs": Contender("asyncio", "tcp")}
-    row = Row("row", "", "echo", contenders, (), counts={"messages": 5})
+    row = Row("row", "", "echo", contenders, (), sizes={"messages": 5})
     samples, [why] = measure.run_row(row, [Build("pure", tmp_path)], rounds=1, mode=Mode())
     assert "no uvloop here" in why
     assert [each.contender for each in samples] == ["theirs"]
@@ -169,7 +168,7 @@ def test_what_a_machine_lacks_is_told_and_the_others_run(tmp_path: Path) -> None
 
 def test_a_contender_that_fails_ends_the_row(capfd: pytest.CaptureFixture[str]) -> None:
     contenders = {"theirs": Contender("asyncio", "tcp", {"size": -1})}
-    row = Row("row", "", "echo", contenders, (), counts={"messages": 5})
+    row = Row("row", "", "echo", contenders, (), sizes={"messages": 5})
     with pytest.raises(RuntimeError, match="ValueError"):
         measure.run_row(row, [PURE], rounds=1, mode=Mode())
     assert "Traceback" in capfd.readouterr().err

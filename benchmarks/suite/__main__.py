@@ -13,9 +13,6 @@ from . import measure, plot, report, store
 from .command import QUICK_ROUNDS, ROUNDS, builds, chosen, parse
 from .measure import Mode
 
-# What --quick divides counts by.
-QUICK = 2
-
 
 def versions() -> dict[str, str]:
     found = {}
@@ -34,7 +31,7 @@ def main() -> int:
         for row in rows:
             print(f"{row.name:24} {row.title}")
         return 0
-    mode = Mode(QUICK if arguments.quick else 1, arguments.clock, arguments.profile)
+    mode = Mode(arguments.clock, arguments.profile)
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     stored = arguments.output / "results.json"
     failed = False
@@ -54,7 +51,7 @@ def main() -> int:
         # Row by row, so that what was measured survives what comes after.
         about = {
             "clock": "wall" if row.wall else mode.clock,
-            "quick": "yes" if arguments.quick else "no",
+            "rounds": str(rounds if row.repeatable else 1),
         }
         store.save(stored, samples, about | versions())
         for line in report.lines(row, samples):

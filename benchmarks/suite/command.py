@@ -8,8 +8,8 @@ from pathlib import Path
 from .measure import BENCHMARKS, Build
 from .table import ROWS, Row
 
-ROUNDS = 25
-QUICK_ROUNDS = 5
+ROUNDS = 60
+QUICK_ROUNDS = 10
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -17,8 +17,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.suite",
         description="our loops beside asyncio and uvloop, as ratios",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--rounds", type=int, help=f"of each row; {ROUNDS}, or {QUICK_ROUNDS}")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--rounds", type=int, help=f"of each row; {ROUNDS}, quickly {QUICK_ROUNDS}")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="rows whose names hold NAME; repeatable"
     )

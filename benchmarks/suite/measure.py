@@ -37,12 +37,10 @@ class Build:
 class Mode:
     """How rows are run.
 
-    quick -- what the rows' counts are divided by
     clock -- ``"wall"`` or ``"cpu"`` (`suite.clock`)
     profile -- one profiled sample of ours, on standard error, in the place of measurements
     """
 
-    quick: int = 1
     clock: str = "wall"
     profile: bool = False
 
@@ -85,11 +83,10 @@ class Worker:
             stdout=subprocess.PIPE,
             env=environment,
         )
-        counts = {name: max(1, count // mode.quick) for name, count in row.counts.items()}
         request = {
             "scenario": row.scenario,
             "contender": dataclasses.asdict(contender),
-            "sizes": counts | dict(row.sizes),
+            "sizes": dict(row.sizes),
             "profile": mode.profile,
         }
         try:

@@ -20,6 +20,7 @@ def write(path: Path, samples: list[Samples]) -> None:
     mpl.use("svg")
     # The same numbers make the same file.
     mpl.rcParams["svg.hashsalt"] = "results"
+    mpl.rcParams["svg.fonttype"] = "none"
     import matplotlib.pyplot as plt
 
     found = [

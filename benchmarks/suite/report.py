@@ -107,11 +107,13 @@ def _weather(told: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Say on what, and how, the rows were measured."""
     machines: dict[str, list[str]] = {}
     for row, about in told.items():
-        quick = ", with --quick" if about.get("suite_quick") == "yes" else ""
+        if row not in (each.name for each in ROWS):
+            continue
+        rounds = f"{about.get('suite_rounds')} round" + "s" * (about.get("suite_rounds") != "1")
         machine = (
             f"{about.get('platform')}, {about.get('cpu_count')} CPUs, "
             f"Python {about.get('python_version')}, uvloop {about.get('suite_uvloop')}, "
-            f"pyzmq {about.get('suite_pyzmq')}, the {CLOCKS[about['suite_clock']]} clock{quick}"
+            f"pyzmq {about.get('suite_pyzmq')}, the {CLOCKS[about['suite_clock']]} clock, {rounds}"
         )
         machines.setdefault(machine, []).append(row)
     for machine, rows in machines.items():

@@ -33,8 +33,8 @@ class Comparison:
 class Row:
     """One thing measured.
 
-    counts -- arguments of the scenario that ``--quick`` divides
-    sizes -- its other arguments, the same for all contenders
+    sizes -- arguments of the scenario, the same for all contenders: a sample should take
+        some 20 ms, so that its neighbours meet the same weather
     repeatable -- whether a second sample would differ from the first
     wall -- whether its clock is the wall's whatever is chosen (`clock`)
     """
@@ -44,7 +44,6 @@ class Row:
     scenario: str
     contenders: Mapping[str, Contender]
     comparisons: tuple[Comparison, ...]
-    counts: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[str, object] = field(default_factory=dict)
     repeatable: bool = True
     wall: bool = False
@@ -109,7 +108,7 @@ def _event_rows() -> list[Row]:
                     Comparison("EventLoop, polls spared", "asyncio call_soon", "event", "cost"),
                     Comparison("EventLoop, polled every turn", "asyncio eventfd", "event", "cost"),
                 ),
-                counts={"events": 50_000},
+                sizes={"events": 10_000},
             )
         )
         rows.append(
@@ -126,7 +125,7 @@ def _event_rows() -> list[Row]:
                     Comparison("UvloopEventLoop", "uvloop eventfd", "event", "cost", fast),
                     Comparison("UvloopEventLoop", "uvloop call_soon", "event", "cost"),
                 ),
-                counts={"events": 30_000},
+                sizes={"events": 6_000},
             )
         )
     return rows
@@ -152,7 +151,7 @@ def _thread_rows() -> list[Row]:
             "flood",
             contenders,
             compared("event", (1.1, 1.1)),
-            counts={"events": 5_000},
+            sizes={"events": 2_000},
             wall=True,
         ),
         Row(
@@ -161,7 +160,7 @@ def _thread_rows() -> list[Row]:
             "wake",
             contenders,
             compared("median", (1.1, 1.1)) + compared("p99", (1.1, 1.1)),
-            counts={"wakes": 500},
+            sizes={"wakes": 200},
             wall=True,
         ),
     ]
@@ -185,8 +184,7 @@ def _watched_rows() -> list[Row]:
                     Comparison(f"{many:,}", f"{few:,}", "event", "cost", (1.3, 1.2)),
                     Comparison(f"{many:,}", "", "bytes", "bytes", (600, 400)),
                 ),
-                counts={"events": 50_000},
-                sizes={"active": 100},
+                sizes={"events": 10_000, "active": 100},
             )
         )
     return rows
@@ -213,7 +211,7 @@ def _data_rows() -> list[Row]:
                 uvloop_socketpair=(3.0, 5.0),
                 uvloop_tcp=(5.0, 9.0),
             ),
-            counts={"messages": 5_000},
+            sizes={"messages": 1_000},
         ),
         Row(
             "streams",
@@ -231,7 +229,7 @@ def _data_rows() -> list[Row]:
             + rates(
                 "UvloopEventLoop memory", "echo", uvloop_socketpair=(1.2, 1.5), uvloop_zmq=None
             ),
-            counts={"messages": 2_000},
+            sizes={"messages": 500},
         ),
         Row(
             "bulk",
@@ -246,7 +244,7 @@ def _data_rows() -> list[Row]:
                 uvloop_tcp=None,
             )
             + rates("UvloopEventLoop memory", "byte", uvloop_socketpair=(3.0, 5.0)),
-            counts={"megabytes": 200},
+            sizes={"megabytes": 40},
         ),
     ]
 
@@ -262,7 +260,7 @@ def _connection_rows() -> list[Row]:
             MEMORY | tcp,
             rates("EventLoop memory", "connection", asyncio_tcp=(4.0, 6.0), uvloop_tcp=None)
             + rates("UvloopEventLoop memory", "connection", asyncio_tcp=(4.0, 6.0)),
-            counts={"count": 200},
+            sizes={"count": 40},
         ),
         Row(
             "connection-memory",
@@ -277,7 +275,7 @@ def _connection_rows() -> list[Row]:
                     ("asyncio tcp", None),
                 )
             ),
-            counts={"count": 1_000},
+            sizes={"count": 1_000},
             repeatable=False,
         ),
         Row(
@@ -287,8 +285,7 @@ def _connection_rows() -> list[Row]:
             MEMORY | tcp,
             rates("EventLoop memory", "byte", asyncio_tcp=tls_target, uvloop_tcp=None)
             + rates("UvloopEventLoop memory", "byte", asyncio_tcp=tls_target),
-            counts={"megabytes": 30},
-            sizes={"tls": True},
+            sizes={"megabytes": 6, "tls": True},
         ),
         Row(
             "tls-handshakes",
@@ -297,7 +294,7 @@ def _connection_rows() -> list[Row]:
             MEMORY | tcp,
             rates("EventLoop memory", "handshake", asyncio_tcp=tls_target, uvloop_tcp=None)
             + rates("UvloopEventLoop memory", "handshake", asyncio_tcp=tls_target),
-            counts={"count": 30},
+            sizes={"count": 6},
         ),
     ]
 
@@ -310,8 +307,7 @@ def _kernel_rows() -> list[Row]:
             "echo",
             {"EventLoop tcp": Contender("EventLoop", "tcp"), "asyncio tcp": PEERS["asyncio tcp"]},
             (Comparison("EventLoop tcp", "asyncio tcp", "echo", "cost", (1.05, 1.0)),),
-            counts={"messages": 5_000},
-            sizes={"pairs": pairs},
+            sizes={"pairs": pairs, "messages": max(1000, 2 * pairs)},
         )
         for pairs in (1, 100, 1000)
     ]
@@ -326,8 +322,7 @@ def _lwip_rows() -> list[Row]:
             TAP,
             rates("EventLoop lwip", "echo", asyncio_kernel=first)
             + rates("UvloopEventLoop lwip", "echo", asyncio_kernel=second, uvloop_kernel=None),
-            counts={"messages": 3_000},
-            sizes={"pairs": pairs},
+            sizes={"messages": 600, "pairs": pairs},
             wall=True,
         )
         for pairs, first, second in ((1, (0.9, 1.0), (1.0, 1.3)), (16, None, None))
@@ -341,7 +336,7 @@ def _lwip_rows() -> list[Row]:
         + rates(
             "UvloopEventLoop lwip", "connection", asyncio_kernel=(1.4, 2.0), uvloop_kernel=None
         ),
-        counts={"count": 250},
+        sizes={"count": 50},
         wall=True,
     )
     bulk = Row(
@@ -358,7 +353,7 @@ def _lwip_rows() -> list[Row]:
             for loop in ("EventLoop", "UvloopEventLoop")
         )
         + rates("EventLoop lwip", "byte", asyncio_tcp=None),
-        counts={"megabytes": 100},
+        sizes={"megabytes": 20},
     )
     return [*rows, connections, bulk]
 

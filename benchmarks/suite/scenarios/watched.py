@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,11 +21,13 @@ def watched(contender: Contender, *, total: int, active: int, events: int) -> It
     """Watch `total` vpolls and have `active` of them, evenly spread, set again and again.
 
     `contender.via` is ``"add_reader"`` for the loop's readers, ``"register"`` for a
-    `VPollSelector` that is asked directly.
+    `VPollSelector` that is asked directly.  The garbage collector leaves all of them alone
+    during the samples, before each of which it would walk through them.
     """
     import vpoll_asyncio as va
 
     with ExitStack() as cleanup:
+        cleanup.callback(gc.unfreeze)
         # Before the count: what the first of everything needs, as modules that are imported.
         va.VPoll().close()
         before = resident()
@@ -36,6 +39,7 @@ def watched(contender: Contender, *, total: int, active: int, events: int) -> It
             for vpoll in vpolls:
                 selector.register(vpoll, selectors.EVENT_READ)
             each = (resident() - before) / total
+            gc.freeze()
             yield lambda: {"event": _ask(selector, chosen, events) / events, "bytes": each}
             return
         loop: Any = make_loop(contender.loop)
@@ -51,6 +55,7 @@ def watched(contender: Contender, *, total: int, active: int, events: int) -> It
             seconds = await readers.run(chosen, events)
             return {"event": seconds / events, "bytes": each}
 
+        gc.freeze()
         yield sampler(runner, measure)
 
 
