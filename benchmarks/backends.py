@@ -4,7 +4,7 @@
 
 Every round runs each contender once, so that all meet the same weather.  Prints the best
 time of each and the median of the ratios within a round, to an eventfd and, for the
-pairs, to a socketpair.  All runs on one CPU, the daemons of `fuse` too, unless told
+pairs, to two sockets of the same kind.  All runs on one CPU, the daemons of `fuse` too, unless told
 otherwise: waking a process on another CPU costs more than the operation itself, and
 whether the scheduler does that depends on what else the machine is doing.
 """
@@ -25,6 +25,12 @@ from vpoll_asyncio import EventMask, VPoll, backends
 from vpoll_asyncio.backends.fuse import CHOICE
 
 IN = int(EventMask.IN)
+
+BY_HAND = {
+    "VPoll on unixpair": "socketpair by hand",
+    "VPoll on tcppair": "TCP pair by hand",
+}
+"""Who makes the same system calls."""
 
 
 class Contender(NamedTuple):
@@ -49,7 +55,19 @@ def by_eventfd(stack: ExitStack) -> Contender:
 
 
 def by_socketpair(stack: ExitStack) -> Contender:
-    front, back = socket.socketpair()
+    return by_sockets(stack, "socketpair by hand", *socket.socketpair())
+
+
+def by_tcp(stack: ExitStack) -> Contender:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        front = socket.create_connection(listener.getsockname())
+        back, _ = listener.accept()
+    for end in (front, back):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return by_sockets(stack, "TCP pair by hand", front, back)
+
+
+def by_sockets(stack: ExitStack, name: str, front: socket.socket, back: socket.socket) -> Contender:
     stack.enter_context(front)
     stack.enter_context(back)
     front.setblocking(False)
@@ -58,7 +76,7 @@ def by_socketpair(stack: ExitStack) -> Contender:
     epoll.register(front, IN)
     buffer = bytearray(1 << 16)
     return Contender(
-        "socketpair by hand",
+        name,
         lambda: back.send(b"!"),
         lambda: epoll.poll(0),
         lambda: front.recv_into(buffer),
@@ -83,6 +101,7 @@ def by_vpoll(stack: ExitStack, backend: str, kind: str = "") -> Contender:
 def contenders(stack: ExitStack) -> Iterator[Contender]:
     yield by_eventfd(stack)
     yield by_socketpair(stack)
+    yield by_tcp(stack)
     for info in backends():
         if info.name == "fuse":
             for kind in ("compiled", "python"):
@@ -126,8 +145,8 @@ def main() -> None:
     for name, each in costs.items():
         print(f"{name:24} {min(each) * 1e6:8.2f} us", end="")
         print(f"  {ratio(each, costs['eventfd by hand']):6.2f} x eventfd", end="")
-        if "pair" in name:
-            print(f"  {ratio(each, costs['socketpair by hand']):5.2f} x socketpair", end="")
+        if name in BY_HAND:
+            print(f"  {ratio(each, costs[BY_HAND[name]]):5.2f} x {BY_HAND[name]}", end="")
         print()
 
 

@@ -127,12 +127,15 @@ def test_a_stray_read_never_waits(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", PAIRS)
 @pytest.mark.parametrize("operation", [VPoll.add_events, VPoll.del_events, VPoll.set_events])
+@pytest.mark.parametrize("operations_before", [0, 2])
 def test_a_forked_childs_operation_is_refused_and_changes_nothing(
-    backend: str, operation: Callable[[VPoll, int], int]
+    backend: str, operation: Callable[[VPoll, int], int], operations_before: int
 ) -> None:
     heard: list[int] = []
     with VPoll(IN, backend=backend) as vpoll:
         fd = vpoll.fileno()
+        for _ in range(operations_before):
+            vpoll.add_events(IN)
         vpoll.add_waiter(heard.append)
 
         def child() -> None:
@@ -296,6 +299,30 @@ def test_what_the_loopback_delivers_late_is_waited_for(monkeypatch: pytest.Monke
             assert by_poll(fd) & 0xF == after
         while Late.under_way:
             Late.under_way.pop().join(DEADLINE)
+
+
+@pytest.mark.parametrize("event", [IN, PRI, ERR, OUT])
+def test_an_exception_out_of_a_handler_right_after_a_byte_was_sent_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch, event: EventMask
+) -> None:
+    with VPoll(backend="tcppair") as vpoll:
+        fd = vpoll.fileno()
+        for name in ("send", "sendmsg", "recv", "recv_into", "setsockopt"):
+            vpoll.set_events(0)
+            with monkeypatch.context() as patched:
+                call = getattr(socket.socket, name)
+
+                def interrupted(*arguments: object, call: Callable[..., int] = call) -> int:
+                    call(*arguments)
+                    raise KeyboardInterrupt
+
+                patched.setattr(socket.socket, name, interrupted)
+                with contextlib.suppress(KeyboardInterrupt):
+                    vpoll.add_events(event)
+                    vpoll.del_events(event)
+            for mask in (vpoll.events | event, IN, 0, IN, 0):
+                vpoll.set_events(mask)
+                assert by_poll(fd) & 0xF == mask
 
 
 def test_nothing_changes_by_itself() -> None:

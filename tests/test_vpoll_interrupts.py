@@ -8,15 +8,16 @@ import gc
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from scale import SCALE
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.backends.base import Mirror
-from vpoll_asyncio.backends.pair import PairMirror
 from vpoll_asyncio.backends.tcppair import TcpPairBackend
 from vpoll_asyncio.backends.unixpair import UnixPairBackend
 from vpoll_helpers import (
@@ -224,18 +225,24 @@ class Interruption:
 def in_the_system_call(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Interruption:
-    """Interrupts a pair before or after its end sockets are touched."""
+    """Interrupts a pair before or after a system call that changes what it shows."""
     interruption = Interruption()
-    change = PairMirror.change
 
-    def interrupted(mirror: PairMirror, shown: int, want: int) -> None:
-        if request.param == "before":
-            interruption.come_in()
-        change(mirror, shown, want)
-        if request.param == "after":
-            interruption.come_in()
+    def interrupted(name: str) -> Callable[..., int | bytes]:
+        call: Callable[..., int | bytes] = getattr(socket.socket, name)
 
-    monkeypatch.setattr(PairMirror, "change", interrupted)
+        def with_a_handler(*arguments: Any) -> int | bytes:
+            if request.param == "before":
+                interruption.come_in()
+            answer = call(*arguments)
+            if request.param == "after":
+                interruption.come_in()
+            return answer
+
+        return with_a_handler
+
+    for name in ("send", "recv", "recv_into"):
+        monkeypatch.setattr(socket.socket, name, interrupted(name))
     return interruption
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ import pytest
 
 from scale import fewer
 from vpoll_asyncio import EventMask, VPoll
-from vpoll_asyncio.backends.pair import PairMirror
 from vpoll_asyncio.vpoll import Waiter
 from vpoll_helpers import DEADLINE, KERNEL_BACKENDS, by_poll, in_child, running
 
@@ -171,16 +171,16 @@ def test_a_child_forked_in_the_middle_of_an_operation_can_look_wait_and_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stopped, go_on = threading.Semaphore(0), threading.Event()
-    change = PairMirror.change
+    send = socket.socket.send
 
-    def stopping(mirror: PairMirror, shown: int, want: int) -> None:
+    def stopping(end: socket.socket, data: bytes, flags: int) -> int:
         stopped.release()
         assert go_on.wait(DEADLINE)
-        change(mirror, shown, want)
+        return send(end, data, flags)
 
     with make("unixpair") as vpoll:
         fd = vpoll.fileno()
-        monkeypatch.setattr(PairMirror, "change", stopping)
+        monkeypatch.setattr(socket.socket, "send", stopping)
 
         def child() -> None:
             assert vpoll.events == IN
@@ -198,3 +198,48 @@ def test_a_child_forked_in_the_middle_of_an_operation_can_look_wait_and_close(
             finally:
                 go_on.set()
         assert by_poll(fd) & (IN | OUT) == IN
+
+
+@pytest.mark.parametrize("first", ["the same thread", "another thread"])
+def test_an_operation_that_returns_is_shown_though_another_thread_was_in_the_middle_of_one(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    stopped, go_on = threading.Semaphore(0), threading.Event()
+    send = socket.socket.send
+
+    def stopping(end: socket.socket, data: bytes, flags: int) -> int:
+        stopped.release()
+        assert go_on.wait(DEADLINE)
+        return send(end, data, flags)
+
+    def slow(vpoll: VPoll) -> None:
+        if first == "the same thread":
+            vpoll.add_events(0)
+        vpoll.add_events(IN)
+
+    def quick(vpoll: VPoll) -> None:
+        assert vpoll.add_events(OUT) == IN | OUT
+        assert by_poll(vpoll.fileno()) & (IN | OUT) == IN | OUT
+
+    with make("unixpair") as vpoll:
+        if first == "another thread":
+            vpoll.add_events(0)
+        monkeypatch.setattr(socket.socket, "send", stopping)
+        with running(lambda: slow(vpoll)):
+            assert stopped.acquire(timeout=DEADLINE)
+            with running(lambda: quick(vpoll)):
+                assert vpoll.peek() & IN
+                assert not by_poll(vpoll.fileno()) & (IN | OUT)
+                go_on.set()
+
+
+@pytest.mark.parametrize("backend", KERNEL_BACKENDS)
+def test_a_handle_may_be_closed_by_another_thread_than_the_one_that_operates(backend: str) -> None:
+    with make(backend) as vpoll:
+        vpoll.add_events(IN)
+        twin = vpoll.dup()
+        twin.fileno()
+        with running(twin.close):
+            pass
+        vpoll.set_events(OUT)
+        assert by_poll(vpoll.fileno()) & (IN | OUT) == OUT

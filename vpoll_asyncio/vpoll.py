@@ -7,9 +7,9 @@ mask into a kernel object once somebody asks for `VPoll.fileno`.
 
 Wake-ups cannot be lost: an operation first publishes the mask, then calls every
 waiter, in the thread of whoever sets.  It may be a signal handler or a finalizer
-that interrupted another operation in the same thread, hence the re-entrant lock.
-Without a kernel object an operation is one statement without a call in it, so a
-handler runs before or after; with one, `OpenFile` keeps the order.
+that interrupted another operation in the same thread.  Without a kernel object an
+operation looks and assigns with no call in between, so under the interpreter's lock a
+handler or another thread comes before or after; with one, `OpenFile` keeps the order.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import operator
 import time
 import warnings
 from collections.abc import Callable
+from threading import get_ident
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from .backends import by_name
 from .backends.base import ADD, DEL, SET, Mirror
 from .backends.forks import FORKS
-from .backends.openfile import OpenFile
+from .backends.openfile import NOBODY, OpenFile
 from .backends.virtual import VirtualMirror, number_of
 from .events import ALWAYS, KEPT, REFUSED, EventMask, bad_mask, check_mask
 from .sleeper import Sleeper
@@ -98,26 +99,32 @@ class VPoll:
         `failure` is set; nothing is changed then.  What else the kernel object answers
         is raised after the mask has changed and the waiters are woken.
         """
-        if mask.__class__ is not int:
+        if type(mask) is not int:
             mask = operator.index(mask)
         if mask & REFUSED:
             raise bad_mask(mask)
         file = self._file
         if file is None:
             self._raise_closed()
-        if file.generation != FORKS.value:
-            file.adopt()
-        failure = None
-        with file.lock:
-            if file.pending is None:
+        if file.pending is None:
+            new = file.mask = file.mask | mask
+        elif get_ident() != file.ready:
+            return file.operate(ADD, mask)
+        else:
+            file.direct, file.ready = file.ready, NOBODY
+            try:
                 new = file.mask = file.mask | mask
-            else:
-                failure = file.operate(ADD, mask)
-                new = file.current() if file.pending else file.mask
-        for waiter in file.waiters:
-            waiter(new)
-        if failure is not None:
-            raise failure
+                new = file.mask = file.apply(ADD, mask, new)
+            except OSError as error:
+                return file.end_direct(error)
+            finally:
+                file.direct = NOBODY
+            if file.pending or file.retired:
+                return file.end_direct()
+            file.ready = file.bias
+        if file.waiters:
+            for waiter in file.waiters:
+                waiter(new)
         return new
 
     def del_events(self, mask: int) -> int:
@@ -125,26 +132,32 @@ class VPoll:
 
         Raises as `add_events` does.
         """
-        if mask.__class__ is not int:
+        if type(mask) is not int:
             mask = operator.index(mask)
         if mask & REFUSED:
             raise bad_mask(mask)
         file = self._file
         if file is None:
             self._raise_closed()
-        if file.generation != FORKS.value:
-            file.adopt()
-        failure = None
-        with file.lock:
-            if file.pending is None:
+        if file.pending is None:
+            new = file.mask = file.mask & ~mask
+        elif get_ident() != file.ready:
+            return file.operate(DEL, mask)
+        else:
+            file.direct, file.ready = file.ready, NOBODY
+            try:
                 new = file.mask = file.mask & ~mask
-            else:
-                failure = file.operate(DEL, mask)
-                new = file.current() if file.pending else file.mask
-        for waiter in file.waiters:
-            waiter(new)
-        if failure is not None:
-            raise failure
+                new = file.mask = file.apply(DEL, mask, new)
+            except OSError as error:
+                return file.end_direct(error)
+            finally:
+                file.direct = NOBODY
+            if file.pending or file.retired:
+                return file.end_direct()
+            file.ready = file.bias
+        if file.waiters:
+            for waiter in file.waiters:
+                waiter(new)
         return new
 
     def set_events(self, mask: int) -> int:
@@ -152,26 +165,32 @@ class VPoll:
 
         Raises as `add_events` does.
         """
-        if mask.__class__ is not int:
+        if type(mask) is not int:
             mask = operator.index(mask)
         if mask & REFUSED:
             raise bad_mask(mask)
         file = self._file
         if file is None:
             self._raise_closed()
-        if file.generation != FORKS.value:
-            file.adopt()
-        failure = None
-        with file.lock:
-            if file.pending is None:
+        if file.pending is None:
+            new = file.mask = mask
+        elif get_ident() != file.ready:
+            return file.operate(SET, mask)
+        else:
+            file.direct, file.ready = file.ready, NOBODY
+            try:
                 new = file.mask = mask
-            else:
-                failure = file.operate(SET, mask)
-                new = file.current() if file.pending else file.mask
-        for waiter in file.waiters:
-            waiter(new)
-        if failure is not None:
-            raise failure
+                new = file.mask = file.apply(SET, mask, new)
+            except OSError as error:
+                return file.end_direct(error)
+            finally:
+                file.direct = NOBODY
+            if file.pending or file.retired:
+                return file.end_direct()
+            file.ready = file.bias
+        if file.waiters:
+            for waiter in file.waiters:
+                waiter(new)
         return new
 
     @property
@@ -280,6 +299,7 @@ class VPoll:
             return self._fd
         if file.generation != FORKS.value:
             file.adopt()
+        file.disturb()
         with file.lock:
             mirror = file.open_mirror()
             virtual = isinstance(mirror, VirtualMirror)
@@ -368,6 +388,7 @@ class VPoll:
             return
         if file.generation != FORKS.value:
             file.adopt()
+        file.disturb()
         with file.lock:
             fd, self._fd = self._fd, -1
             failure = file.close_handle(fd)

@@ -7,35 +7,58 @@ in and operate the same vpoll.  So it becomes one entry in a queue, the append b
 the moment it happens; whoever finds the vpoll busy leaves its entry to the operation
 that it interrupted.  Each command is idempotent: an entry that is counted twice,
 because a handler looks just then, changes nothing.
+
+The lock costs more than the rest of an operation, and most vpolls are operated by one
+thread only.  So the first thread that operates the kernel object gets the *bias*: its
+operations are *direct*, without lock and queue, when nobody is at it, until another
+thread comes.  That one takes the bias away for ever, waits until a direct operation
+that is under way has ended, and from then on everybody takes the lock.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
+from typing import Final
+from weakref import WeakSet
 
 from ..events import ERR, IN, OUT
 from . import choose
 from .base import ADD, DEL, SET, Backend, Mirror
 from .forks import FORKS
 
-__all__ = ["OpenFile"]
+__all__ = ["NOBODY", "OpenFile"]
+
+# No thread has these identifiers.
+NOBODY: Final = 0
+_ANYBODY: Final = -1
+
+_PAUSE: Final = 50e-6  # seconds
 
 
 class OpenFile:
     """Mask, wait queue and kernel object of one vpoll.
 
     `mask` is in force while `pending` is None, that is without a kernel object; then
-    it is read and assigned directly, under `lock`.  With one, `operate` and `current`
-    take their place.  Parameters as for `VPoll`.
+    it is read and assigned directly, with no call between the look at `pending` and the
+    assignment: no handler and no other thread comes in there.  With a kernel object,
+    `operate` and `current` take their place.  Parameters as for `VPoll`.
     """
 
     __slots__ = (
+        "__weakref__",
+        "apply",
         "backend",
+        "bias",
         "busy",
+        "direct",
         "generation",
+        "guarded",
         "handles",
         "lent",
         "lock",
@@ -44,6 +67,7 @@ class OpenFile:
         "mirror",
         "need",
         "pending",
+        "ready",
         "retired",
         "waiters",
     )
@@ -56,6 +80,16 @@ class OpenFile:
         self.pending: deque[tuple[int, int]] | None = None
         self.retired: deque[int] = deque()
         self.busy = False
+        # The thread whose operations may be direct: the first to operate the mirror.
+        self.bias = _ANYBODY
+        # The same, while nothing is under way or waits.
+        self.ready = NOBODY
+        # The mirror's, where somebody has the bias.
+        self.apply: Callable[[int, int, int], int] = after
+        # The thread that is at a direct operation.
+        self.direct = NOBODY
+        # Whether the mirror must be asked before each operation.
+        self.guarded = False
         # Whether a handle has given the mirror's own descriptor away.
         self.lent = False
         self.backend = backend
@@ -75,6 +109,9 @@ class OpenFile:
                 return
             self.lock = threading.RLock()
             self.busy = False
+            self.ready = self.direct = NOBODY
+            self.guarded = self.mirror is not None
+            self.bias = NOBODY if self.guarded else _ANYBODY
             if self.pending is not None:
                 self._drop_queue()
                 if self.mirror is not None:
@@ -87,25 +124,113 @@ class OpenFile:
             return (mask & ~ERR) | IN | OUT
         return mask
 
-    def operate(self, command: int, argument: int) -> OSError | None:
-        """Carry out one operation where `pending` is not None.  Called under the lock.
+    def operate(self, command: int, argument: int) -> int:
+        """Carry out one operation where `pending` is not None; return the new mask.
 
-        Returns what the kernel object answered, when that was an error: the mask has
-        changed all the same, with ERR when the kernel object is gone, and waiters are
-        to be told.  Raises as `Mirror.check_owner` does; then nothing has changed.
+        Calls the waiters.  Raises what the kernel object answered, when that was an error:
+        the mask has changed all the same, with ERR when the kernel object is gone, and the
+        waiters have been told.  Raises as `Mirror.check_owner` does; then nothing has
+        changed.
+
+        `VPoll` spares itself the call for a direct operation: where `ready` is this
+        thread's identifier, it moves that to `direct`, changes the mask, has `apply` change
+        the mirror, and makes `direct` NOBODY.  `end_direct` does the rest where something
+        has come in between; else `ready` is `bias` again.
         """
+        if self.generation != FORKS.value:
+            self.adopt()
+        me = get_ident()
+        done = False
+        while not done:
+            self.disturb(me)
+            with self.lock:
+                done, new, failure = self._operate_locked(command, argument, me)
+        return self._tell(new, failure)
+
+    def end_direct(self, failure: OSError | None = None) -> int:
+        """Do what is left of a direct operation to which something has come in between.
+
+        failure -- what the mirror raised
+
+        Returns and raises as `operate` does.
+        """
+        self.direct = NOBODY
+        if failure is not None:
+            self._note_failure()
+        self.disturb()
+        with self.lock:
+            failure = self.settle() or failure
+            self._let_go()
+            new = self._known()
+        return self._tell(new, failure)
+
+    def _tell(self, new: int, failure: OSError | None) -> int:
+        for waiter in self.waiters:
+            waiter(new)
+        if failure is not None:
+            raise failure
+        return new
+
+    def _let_go(self) -> None:
+        waits = self.busy or self.direct or self.pending or self.retired
+        # A handler may have forked, and this be the child.
+        if not waits and self.generation == FORKS.value:
+            self.ready = self.bias
+
+    def _operate_locked(
+        self, command: int, argument: int, me: int
+    ) -> tuple[bool, int, OSError | None]:
         pending = self.pending
-        assert pending is not None
-        if self.mirror is not None:
+        if pending is None:
+            # Closed meanwhile, or no kernel object could be made.
+            self.mask = new = after(self.mask, command, argument)
+            return True, new, None
+        if self.bias == _ANYBODY and self.mirror is not None and not self.map_err:
+            _biased.add(self)
+            self.apply = self.mirror.apply
+            self.bias = me
+        elif self.bias != me:
+            self.bias = self.ready = NOBODY
+        if self.direct != NOBODY and self.direct != me:
+            # It has got the bias since we looked, and is at it already.
+            return False, 0, None
+        if self.guarded and self.mirror is not None:
             self.mirror.check_owner()
         pending.append((command, argument))
-        return self.settle()
+        failure = self.settle()
+        self._let_go()
+        return True, self._known(), failure
+
+    def disturb(self, me: int | None = None) -> None:
+        """Take the bias from another thread; return when that is at no direct operation.
+
+        To be called before `lock` is taken for longer, and not under it.
+        """
+        if me is None:
+            me = get_ident()
+        if self.bias == me or self.bias == _ANYBODY:
+            return
+        self.bias = self.ready = NOBODY
+        while self.direct != NOBODY and self.direct != me:
+            time.sleep(_PAUSE)
+
+    def _note_failure(self) -> None:
+        if self.mirror is not None and self.mirror.failed:
+            self.mask |= ERR
+            self.guarded = True
+            self.bias = self.ready = NOBODY
 
     def settle(self) -> OSError | None:
         """Carry out what waits, unless an interrupted caller will.  Called under the lock."""
         failure = None
-        while not self.busy and self.mirror is not None and (self.pending or self.retired):
+        while (
+            not self.busy
+            and self.direct == NOBODY
+            and self.mirror is not None
+            and (self.pending or self.retired)
+        ):
             self.busy = True
+            self.ready = NOBODY
             try:
                 while self.pending:
                     command, argument = self.pending[0]
@@ -115,8 +240,7 @@ class OpenFile:
                         self._apply(self.mirror, command, argument)
                     except OSError as error:
                         failure = error
-                        if self.mirror.failed:
-                            self.mask |= ERR
+                        self._note_failure()
                 while self.retired:
                     self._give_back(self.mirror, self.retired.popleft())
             except OSError as error:
@@ -137,18 +261,26 @@ class OpenFile:
 
         Raises OSError when the kernel object is asked for it and is gone.
         """
+        mirror = self.mirror
+        if mirror is None or not mirror.shared or self.map_err:
+            mask = self.mask
+            if not self.pending:
+                return mask
+            with self.lock:
+                return self._known()
+        self.disturb()
         with self.lock:
             mirror = self.mirror
-            if (
-                mirror is not None
-                and mirror.shared
-                and not (self.busy or self.pending or self.map_err)
-            ):
-                return mirror.read_mask(self.mask)
-            mask = self.mask
-            for command, argument in tuple(self.pending or ()):
-                mask = after(mask, command, argument)
-            return mask
+            if mirror is None or self.busy or self.direct or self.pending:
+                return self._known()
+            return mirror.read_mask(self.mask)
+
+    def _known(self) -> int:
+        """Return the mask with what waits in the queue.  Called under the lock."""
+        mask = self.mask
+        for command, argument in tuple(self.pending or ()):
+            mask = after(mask, command, argument)
+        return mask
 
     def _drop_queue(self) -> None:
         while True:
@@ -175,7 +307,7 @@ class OpenFile:
         outermost, self.busy = not self.busy, True
         try:
             made = backend.create(self.shown(self.mask))
-        except OSError:
+        except BaseException:
             if outermost and self.mirror is None:
                 self._drop_queue()
             raise
@@ -185,6 +317,7 @@ class OpenFile:
         mirror = self._install(backend, made)
         if failure := self.settle():
             raise failure
+        self._let_go()
         return mirror
 
     def _install(self, backend: Backend, made: Mirror) -> Mirror:
@@ -210,7 +343,9 @@ class OpenFile:
         if self.mirror is None:
             return None
         self.retired.append(fd)
-        return self.settle()
+        failure = self.settle()
+        self._let_go()
+        return failure
 
     def _give_back(self, mirror: Mirror, fd: int) -> None:
         if self.handles:
@@ -228,6 +363,7 @@ class OpenFile:
                 self.lent = False
             mirror.release(fd)
             return
+        self.bias = self.ready = NOBODY
         self.mirror = self.pending = None
         numbers = {fd, mirror.fd, *self.retired}
         self.retired.clear()
@@ -250,3 +386,15 @@ def after(mask: int, command: int, argument: int) -> int:
     if command == DEL:
         return mask & ~argument
     return argument
+
+
+_biased: Final[WeakSet[OpenFile]] = WeakSet()
+
+
+def _forget_biases() -> None:
+    for file in _biased:
+        file.bias = file.ready = NOBODY
+
+
+# A child's first thread has the identifier of the thread that forked.
+os.register_at_fork(after_in_child=_forget_biases)

@@ -19,7 +19,17 @@ from ..events import ERR, HUP, IN, MSG, NVAL, OUT, PRI, RDBAND, RDHUP, RDNORM, W
 from .base import Mirror
 from .forks import FORKS
 
-__all__ = ["FILLING", "NEAREST", "PairMirror", "drain", "nearest", "send"]
+__all__ = [
+    "AT_ONCE",
+    "DONT_WAIT",
+    "FILLING",
+    "NEAREST",
+    "UNKNOWN",
+    "PairMirror",
+    "drain",
+    "nearest",
+    "send",
+]
 
 NEAREST: Final = {
     PRI: IN,
@@ -57,9 +67,12 @@ FILLING: Final = bytes(1 << 16)
 
 _scratch: Final = bytearray(1 << 16)
 
-_SEND: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_RECEIVE: Final = socket.MSG_DONTWAIT
-_UNKNOWN: Final = -1
+DONT_WAIT: Final = int(socket.MSG_DONTWAIT)
+AT_ONCE: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+UNKNOWN: Final = -1
+"""What a front shows while that is being changed: an exception out of a signal handler
+may strike between two system calls."""
 
 
 class PairMirror(Mirror):
@@ -69,18 +82,16 @@ class PairMirror(Mirror):
     with more than IN and OUT extends `change`.
     """
 
-    drifts = False
-    """Whether an event may appear without a stranger's doing, so that each operation
-    looks first; events that disappear are noticed in any case."""
-
     def __init__(self, front: socket.socket, back: socket.socket, exact: int) -> None:
         self.front = front
         self.back = back
         self.fd = front.fileno()
         self._exact = exact
-        # What the front shows, or _UNKNOWN while that is being changed: an exception
-        # out of a signal handler may strike between two system calls.
-        self._shown = _UNKNOWN
+        # What the front shows; UNKNOWN where `_flipped` says it.
+        self._shown = UNKNOWN
+        # What differs from it by IN alone, where that is one byte and nothing is to be
+        # looked at; else UNKNOWN.
+        self._flipped = UNKNOWN
         self._generation = FORKS.value
         self._watch()
 
@@ -97,14 +108,34 @@ class PairMirror(Mirror):
             )
 
     def apply(self, command: int, argument: int, mask: int) -> int:
+        if mask != self._flipped:
+            return self._adjust(mask)
+        # What is changed the most, with the fewest calls.
+        self._flipped = UNKNOWN
+        try:
+            if mask:
+                self.back.send(b"!", AT_ONCE)
+            else:
+                self.front.recv(1, DONT_WAIT)
+        except BlockingIOError:
+            return self._adjust(mask)
+        self._flipped = mask ^ IN
+        return mask
+
+    def _adjust(self, mask: int) -> int:
         want = nearest(mask, self._exact)
-        shown = self._shown
-        if shown & want or shown == _UNKNOWN or self.drifts:
+        shown = self._shown if self._flipped < 0 else self._flipped ^ IN
+        self._flipped = UNKNOWN
+        if shown & want or shown < 0:
             shown = self.look()
         if shown != want:
-            self._shown = _UNKNOWN
+            self._shown = UNKNOWN
             self.change(shown, want)
-        self._shown = want
+        if want & ~IN:
+            self._shown = want
+        else:
+            self._shown = UNKNOWN
+            self._flipped = want ^ IN
         return mask
 
     def look(self) -> int:
@@ -147,7 +178,7 @@ class PairMirror(Mirror):
 def send(end: socket.socket, data: bytes) -> int:
     """Send what fits of `data`; return how much that was.  Never blocks."""
     try:
-        return end.send(data, _SEND)
+        return end.send(data, AT_ONCE)
     except BlockingIOError:
         return 0
 
@@ -155,6 +186,6 @@ def send(end: socket.socket, data: bytes) -> int:
 def drain(end: socket.socket) -> int:
     """Receive and drop what has arrived; return how much that was.  Never blocks."""
     try:
-        return end.recv_into(_scratch, 0, _RECEIVE)
+        return end.recv_into(_scratch, 0, DONT_WAIT)
     except BlockingIOError:
         return 0

@@ -26,7 +26,7 @@ from typing import Final
 
 from ..events import ERR, IN, OUT, PRI
 from .base import SET, SHORTAGES, Backend, Mirror
-from .pair import FILLING, PairMirror, drain, send
+from .pair import AT_ONCE, DONT_WAIT, FILLING, UNKNOWN, PairMirror, drain, nearest, send
 
 __all__ = ["TcpPairBackend", "TcpPairMirror"]
 
@@ -48,7 +48,6 @@ _MSG_ERRQUEUE: Final = 0x2000
 # struct tcp_info: tcpi_unacked, tcpi_bytes_received.
 _info: Final = struct.Struct("=24xI100xQ")
 
-_AT_ONCE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 _ROUNDS: Final = 64
@@ -59,12 +58,64 @@ _PATIENCE: Final = 2.0  # seconds
 class TcpPairMirror(PairMirror):
     """A loopback TCP connection whose front shows IN, OUT, PRI and ERR."""
 
-    drifts = True
-
     def __init__(self, front: socket.socket, back: socket.socket, exact: int) -> None:
+        # Bytes from the back to the front; whether all of them have arrived.
         self._sent = 0
         self._arrived = True
+        # Whether PRI or ERR was ever shown: then an event may appear without a stranger's
+        # doing, so that each operation looks first.
+        self._drifts = False
         super().__init__(front, back, exact)
+
+    def apply(self, command: int, argument: int, mask: int) -> int:
+        if mask != self._flipped:
+            return self._adjust(mask)
+        # Everything that was sent has been read, but for the one byte of IN.
+        self._flipped = UNKNOWN
+        if mask:
+            self._sent += self.back.send(b"!", AT_ONCE)
+            if self.look() != IN:
+                self._arrived = False
+                self._await_arrival()
+                self._shown = self.look()
+                return self._adjust(mask)
+        else:
+            try:
+                self.front.recv(1, DONT_WAIT)
+            except BlockingIOError:
+                self._shown = 0
+                return self._adjust(mask)
+        self._flipped = mask ^ IN
+        return mask
+
+    def _adjust(self, mask: int) -> int:
+        want = nearest(mask, self._exact)
+        shown = self._shown if self._flipped < 0 else self._flipped ^ IN
+        self._flipped = UNKNOWN
+        if shown < 0:
+            self._recount()
+        if shown & want or shown < 0 or self._drifts:
+            shown = self.look()
+        self._shown = UNKNOWN
+        if shown != want:
+            if want & (PRI | ERR):
+                self._drifts = True
+            self.change(shown, want)
+        if want or self._drifts:
+            self._shown = want
+        else:
+            self._flipped = IN
+        return mask
+
+    def _recount(self) -> None:
+        """Find out how many bytes were sent, after an exception struck while one was."""
+        deadline = time.monotonic() + _PATIENCE
+        acknowledge(self.front)
+        while self._info(self.back)[0]:
+            pause(deadline)
+            acknowledge(self.front)
+        self._sent = self._info(self.front)[1]
+        self._arrived = True
 
     def change(self, shown: int, want: int) -> None:
         for _ in range(_ROUNDS):
@@ -93,24 +144,24 @@ class TcpPairMirror(PairMirror):
 
     def _signal(self, flags: int) -> None:
         self._arrived = False
-        self._sent += self.back.send(b"!", _AT_ONCE | flags)
+        self._sent += self.back.send(b"!", AT_ONCE | flags)
 
     def _await_arrival(self) -> None:
         """Wait, a moment as a rule, until nothing is under way to the front."""
         if self._arrived:
             return
         deadline = time.monotonic() + _PATIENCE
-        while self._front_info()[1] != self._sent:
+        while self._info(self.front)[1] != self._sent:
             # The sender's congestion window may be full until what has arrived is
             # acknowledged, which the receiver of single bytes puts off.
             acknowledge(self.front)
-            if self._front_info()[1] != self._sent:
+            if self._info(self.front)[1] != self._sent:
                 pause(deadline)
         self._arrived = True
 
-    def _front_info(self) -> tuple[int, int]:
+    def _info(self, end: socket.socket) -> tuple[int, int]:
         """Return how many segments are not acknowledged, and how many bytes were received."""
-        info = self.front.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _info.size)
+        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _info.size)
         unacknowledged, received = _info.unpack(info)
         return unacknowledged, received
 
@@ -152,7 +203,7 @@ class TcpPairMirror(PairMirror):
         while not self.look() & ERR:
             if not sent:
                 try:
-                    sent = self.front.sendmsg([b"!"], _STAMPED, _AT_ONCE)
+                    sent = self.front.sendmsg([b"!"], _STAMPED, AT_ONCE)
                     continue
                 except BlockingIOError:
                     pass
@@ -163,7 +214,7 @@ class TcpPairMirror(PairMirror):
         # a second timestamp, after ERR was cleared perhaps.
         drain(self.back)
         acknowledge(self.back)
-        while self._front_info()[0]:
+        while self._info(self.front)[0]:
             pause(deadline)
             acknowledge(self.back)
         if not want & OUT:
