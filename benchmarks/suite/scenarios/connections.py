@@ -15,7 +15,6 @@ from ..protocols import (
     EchoClient,
     EchoServer,
     client_context,
-    connect_pair,
     raise_descriptor_limit,
     server_context,
 )
@@ -131,15 +130,15 @@ def connection_memory(contender: Contender, *, count: int) -> Iterator[Sample]:
     raise_descriptor_limit(3 * count + 64)
     with running(contender) as runner:
         # Once: a second time would find the memory that the first gave back.
-        each = runner.run(_memory(contender.via, count))
+        each = runner.run(_memory(count))
         yield lambda: {"bytes": each}
 
 
-async def _memory(via: str, count: int) -> float:
-    loop = asyncio.get_running_loop()
+async def _memory(count: int) -> float:
+    loop: Any = asyncio.get_running_loop()
     told = 0
     awaited = 0
-    reached: asyncio.Future[None]
+    reached: asyncio.Future[None] = loop.create_future()
 
     def tell() -> None:
         nonlocal told
@@ -153,16 +152,15 @@ async def _memory(via: str, count: int) -> float:
         reached = loop.create_future()
         return reached
 
+    server = await loop.create_server(lambda: _SlimServer(tell), HOST, 0)
+    port = server.sockets[0].getsockname()[1]
     clients: list[_SlimClient] = []
 
-    def client_side() -> _SlimClient:
-        clients.append(_SlimClient(tell))
-        return clients[-1]
-
     async def connect() -> None:
-        await connect_pair(via, lambda: _SlimServer(tell), client_side)
+        _, client = await loop.create_connection(lambda: _SlimClient(tell), HOST, port)
+        clients.append(client)
         answered = expect(1)
-        clients[-1].transport.write(b"!")
+        client.transport.write(b"!")
         await answered
 
     # The first ones also find room in what was free before.
@@ -176,4 +174,6 @@ async def _memory(via: str, count: int) -> float:
     for client in clients:
         client.transport.close()
     await ended
+    server.close()
+    await server.wait_closed()
     return each

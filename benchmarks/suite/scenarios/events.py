@@ -12,9 +12,11 @@ from ..clock import now
 from ..contenders import Contender, Sample, running, sampler
 
 IN = 1  # EPOLLIN
+# Turns in which polls of the kernel are counted.
+_PROBED = 40
 
 Step = Callable[[], None]
-Chain = Callable[[Callable[[], bool]], Step]
+Chain = Callable[[int, Step], Step]
 
 
 @contextmanager
@@ -29,22 +31,23 @@ def event(
         has work of its own; a benchmark that cleared `spare` has it poll.  Whether it does
         is not taken on trust: a descriptor that is always readable counts the turns.
     """
+    turns = max(1, events // batch)
     with running(contender) as runner, ExitStack() as cleanup:
         loop = runner.get_loop()
         chains = _chains(loop, contender.via, batch, polled, cleanup)
-        share = runner.run(_polls(loop, chains, 20 * batch)) / 20
+        share = runner.run(_polls(loop, chains, _PROBED)) / _PROBED
         if polled and share < 0.9:
             raise RuntimeError(f"{contender.label}: the kernel was polled in {share:.0%} of turns")
 
         async def measure() -> dict[str, float]:
-            seconds = await _run(loop, chains, events)
-            return {"event": seconds / events, "polls a turn": share}
+            seconds = await _run(loop, chains, turns)
+            return {"event": seconds / (turns * batch), "polls a turn": share}
 
         yield sampler(runner, measure)
 
 
 def _chains(loop: Any, via: str, batch: int, polled: bool, cleanup: ExitStack) -> Sequence[Chain]:
-    """Return functions that arm a chain and return what gives it its first push."""
+    """Return functions that arm a chain, for so many turns, and return what pushes it."""
     if via == "call_soon":
         return [partial(_call_soon_chain, loop)] * batch
     if via == "eventfd":
@@ -64,59 +67,78 @@ def _chains(loop: Any, via: str, batch: int, polled: bool, cleanup: ExitStack) -
     return chains
 
 
-def _call_soon_chain(loop: Any, again: Callable[[], bool]) -> Step:
+def _call_soon_chain(loop: Any, turns: int, finished: Step) -> Step:
     call_soon = loop.call_soon
+    left = turns
 
     def step() -> None:
-        if again():
+        nonlocal left
+        left -= 1
+        if left:
             call_soon(step)
+        else:
+            finished()
 
     return lambda: call_soon(step)
 
 
-def _eventfd_chain(loop: Any, fd: int, again: Callable[[], bool]) -> Step:
+def _eventfd_chain(loop: Any, fd: int, turns: int, finished: Step) -> Step:
     read, write = os.eventfd_read, os.eventfd_write
+    left = turns
 
     def step() -> None:
+        nonlocal left
         read(fd)
-        if again():
+        left -= 1
+        if left:
             write(fd, 1)
+        else:
+            finished()
 
     loop.add_reader(fd, step)
     return lambda: write(fd, 1)
 
 
-def _vpoll_chain(loop: Any, vpoll: Any, selector: Any, again: Callable[[], bool]) -> Step:
+def _vpoll_chain(loop: Any, vpoll: Any, selector: Any, turns: int, finished: Step) -> Step:
     add_events, del_events = vpoll.add_events, vpoll.del_events
+    left = turns
 
     def step() -> None:
+        nonlocal left
         del_events(IN)
-        if again():
+        left -= 1
+        if left:
             add_events(IN)
+        else:
+            finished()
 
+    # The same once more: a call would be part of what is measured.
     def polled_step() -> None:
+        nonlocal left
         del_events(IN)
-        if again():
+        left -= 1
+        if left:
             add_events(IN)
             selector.spare = False
+        else:
+            finished()
 
     loop.add_reader(vpoll, step if selector is None else polled_step)
     return lambda: add_events(IN)
 
 
-async def _run(loop: Any, chains: Sequence[Chain], events: int) -> float:
-    """Run `events` events through `chains`; return the seconds."""
+async def _run(loop: Any, chains: Sequence[Chain], turns: int) -> float:
+    """Run each of `chains` for `turns` events; return the seconds."""
     done = loop.create_future()
-    left = events
+    running = len(chains)
 
-    def again() -> bool:
-        nonlocal left
-        left -= 1
-        if left == 0:
+    def finished() -> None:
+        nonlocal running
+        running -= 1
+        if not running:
             done.set_result(None)
-        return left > 0
 
-    pushes = [chain(again) for chain in chains]
+    pushes = [chain(turns, finished) for chain in chains]
     start = now()
     for push in pushes:
         push()
@@ -124,8 +146,8 @@ async def _run(loop: Any, chains: Sequence[Chain], events: int) -> float:
     return now() - start
 
 
-async def _polls(loop: Any, chains: Sequence[Chain], events: int) -> int:
-    """Return in how many turns the kernel was polled while `events` events ran."""
+async def _polls(loop: Any, chains: Sequence[Chain], turns: int) -> int:
+    """Return how often the kernel was polled while each chain ran for `turns` events."""
     fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     polls = 0
     begun = loop.create_future()
@@ -140,7 +162,7 @@ async def _polls(loop: Any, chains: Sequence[Chain], events: int) -> int:
     try:
         await begun
         polls = 0
-        await _run(loop, chains, events)
+        await _run(loop, chains, turns)
         return polls
     finally:
         loop.remove_reader(fd)
