@@ -303,7 +303,7 @@ def _kernel_rows() -> list[Row]:
     return [
         Row(
             f"kernel-echo-{pairs}",
-            f"the kernel's TCP on our loop, echo of 64 bytes, {pairs} connections",
+            f"the kernel's TCP on our loop, echo of 64 bytes, {pairs:,} at once",
             "echo",
             {"EventLoop tcp": Contender("EventLoop", "tcp"), "asyncio tcp": PEERS["asyncio tcp"]},
             (Comparison("EventLoop tcp", "asyncio tcp", "echo", "cost", (1.05, 1.0)),),
