@@ -117,9 +117,9 @@ for _event in EventMask:
     each_alone(_event)
 
 
-@observation("0xfffd800")
+@observation("0xfff9800")
 def bits_without_a_name_in_epoll(backend: str) -> Answer:
-    """Bits 11, 12 and 14 to 27, which have no name, are set: what `epoll` tells."""
+    """Bits 11, 12 and 14 (withheld) to 27, without a name, are set: what `epoll` tells."""
     with VPoll(backend=backend) as vpoll:
         fd = vpoll.fileno()
         vpoll.set_events(KEPT & ~NAMED)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.backends import by_name, device, eventfd
 from vpoll_asyncio.backends.base import ADD, DEL, SET
-from vpoll_asyncio.events import KEPT
-from vpoll_helpers import ONE_KERNEL_OBJECT, by_epoll, by_poll, in_child
+from vpoll_asyncio.events import KEPT, POLLFREE
+from vpoll_helpers import KERNEL_BACKENDS, ONE_KERNEL_OBJECT, by_epoll, by_poll, in_child
 
 IN, OUT, HUP = EventMask.IN, EventMask.OUT, EventMask.HUP
 
@@ -39,7 +39,7 @@ def test_requests_of_the_device_are_as_published(command: int, number: int) -> N
     assert device.request(command) == number
 
 
-@given(command=commands, answer=st.integers(0, KEPT))
+@given(command=commands, answer=st.integers(0, KEPT).map(lambda mask: mask & ~POLLFREE))
 def test_eventfd_passes_the_command_on_and_returns_the_mask_of_the_kernel(
     command: tuple[int, int], answer: int
 ) -> None:
@@ -64,6 +64,47 @@ def test_the_device_gets_the_command_and_its_answer_is_the_mask(
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     assert device.DeviceMirror(77).apply(DEL, 0x4, 0) == 0x15
     assert asked == [(77, 0x5E02, 0x4)]
+
+
+@given(command=commands, argument=st.integers(0, KEPT), mask=st.integers(0, KEPT))
+def test_bit_14_reaches_no_eventfd_and_is_kept_all_the_same(
+    command: tuple[int, int], argument: int, mask: int
+) -> None:
+    end, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with end, kernel:
+        kernel.send(int(IN).to_bytes(8, sys.byteorder))
+        answer = eventfd.EventfdMirror(end.fileno()).apply(command[0], argument, mask)
+        assert answer == IN | mask & POLLFREE
+        assert not int.from_bytes(kernel.recv(64), sys.byteorder) & POLLFREE
+
+
+@given(command=commands, argument=st.integers(0, KEPT), mask=st.integers(0, KEPT))
+def test_bit_14_reaches_no_device_and_is_kept_all_the_same(
+    command: tuple[int, int], argument: int, mask: int
+) -> None:
+    def ioctl(fd: int, request: int, argument: int) -> int:
+        assert not argument & POLLFREE
+        return int(IN)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fcntl, "ioctl", ioctl)
+        answer = device.DeviceMirror(77).apply(command[0], argument, mask)
+    assert answer == IN | mask & POLLFREE
+
+
+@pytest.mark.parametrize("backend", KERNEL_BACKENDS)
+def test_bit_14_cuts_no_waiter_off(backend: str) -> None:
+    with VPoll(backend=backend) as vpoll, VPoll(POLLFREE | IN, backend=backend) as other:
+        with select.epoll() as epoll:
+            epoll.register(vpoll, select.EPOLLIN)
+            epoll.register(other, select.EPOLLIN)
+            assert vpoll.add_events(POLLFREE) == POLLFREE
+            assert vpoll.add_events(IN) == POLLFREE | IN
+            assert vpoll.events == other.events == POLLFREE | IN
+            assert sorted(epoll.poll(0)) == sorted((each.fileno(), IN) for each in (vpoll, other))
+            assert vpoll.del_events(POLLFREE) == vpoll.events == IN
+            assert vpoll.set_events(POLLFREE | OUT) == vpoll.events == POLLFREE | OUT
+            assert epoll.poll(0) == [(other.fileno(), IN)]
 
 
 def test_an_eventfd_that_ignores_the_flag_is_not_taken_for_a_vpoll(

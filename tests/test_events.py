@@ -47,6 +47,15 @@ def test_values_without_a_name_are_kept(mask: int) -> None:
     assert int(EventMask(mask)) == mask
 
 
+@given(masks, masks)
+def test_the_complement_is_the_rest_of_the_kept_bits(mask: int, other: int) -> None:
+    rest = ~EventMask(mask)
+    assert type(rest) is EventMask
+    assert int(rest) == KEPT & ~mask
+    assert ~rest == mask
+    assert other & rest == rest & other == other & ~mask
+
+
 @given(masks)
 def test_check_mask_returns_plain_ints(mask: int) -> None:
     checked = check_mask(EventMask(mask))

@@ -32,6 +32,9 @@ ALWAYS: Final = ERR | HUP
 KEPT: Final = 0x0FFF_FFFF
 REFUSED: Final = ~KEPT
 
+# The kernel's POLLFREE: a wake-up with it makes an epoll let go of the file for ever.
+POLLFREE: Final = 0x4000
+
 # fs/select.c: POLLIN_SET, POLLOUT_SET, POLLEX_SET; NVAL is in all of them since Linux 5.17.
 _SELECT_READABLE: Final = IN | ERR | HUP | NVAL | RDNORM | RDBAND
 _SELECT_WRITABLE: Final = OUT | ERR | NVAL | WRNORM | WRBAND
@@ -42,7 +45,8 @@ class EventMask(enum.IntFlag):
     """A set of poll events, with the kernel's own values (``EPOLL*``, ``POLL*``).
 
     Members combine with ``|``, ``&`` and ``~`` and compare equal to plain ints.
-    Values without a name are kept, as the kernel keeps them.
+    Values without a name are kept, as the kernel keeps them; ``~`` is the rest of
+    bits 0 to 27.
     """
 
     IN = IN
@@ -57,6 +61,9 @@ class EventMask(enum.IntFlag):
     WRBAND = WRBAND
     MSG = MSG
     RDHUP = RDHUP
+
+    def __invert__(self) -> EventMask:
+        return EventMask(KEPT & ~self._value_)
 
 
 def check_mask(mask: int) -> int:

@@ -2,6 +2,8 @@
 
 Every open file of it is one event mask, 0 at first; ioctl(2) operates it and returns
 the new mask.  It has neither read(2) nor write(2).
+
+POLLFREE (bit 14) cuts whoever waits off, so it stays in this process.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import os
 import select
 from typing import Final
 
-from ..events import KEPT, EventMask
+from ..events import KEPT, POLLFREE, EventMask
 from .base import ADD, SET, SHORTAGES, Backend, Mirror
+from .eventfd import PASSED
 
 __all__ = ["DeviceBackend", "DeviceMirror", "request"]
 
@@ -37,7 +40,8 @@ class DeviceMirror(Mirror):
         self.fd = fd
 
     def apply(self, command: int, argument: int, mask: int) -> int:
-        return fcntl.ioctl(self.fd, request(command), argument)
+        known = fcntl.ioctl(self.fd, request(command), argument & PASSED)
+        return known & PASSED | mask & POLLFREE
 
     def read_mask(self, mask: int) -> int:
         # Each ioctl wakes every waiter, so a poller has to tell.
@@ -45,7 +49,7 @@ class DeviceMirror(Mirror):
             with select.epoll() as epoll:
                 epoll.register(self.fd, KEPT)
                 told = epoll.poll(0)
-                return told[0][1] if told else 0
+                return (told[0][1] if told else 0) | mask & POLLFREE
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
@@ -60,7 +64,7 @@ class DeviceBackend(Backend):
     """``/dev/vpoll``: every event, one system call an operation."""
 
     name = "device"
-    exact = KEPT
+    exact = PASSED
 
     def __init__(self) -> None:
         self._found = False
@@ -86,7 +90,7 @@ class DeviceBackend(Backend):
     def create(self, mask: int) -> Mirror:
         fd = os.open(PATH, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(fd, request(SET), mask)
+            fcntl.ioctl(fd, request(SET), mask & PASSED)
         except BaseException:
             os.close(fd)
             raise

@@ -3,6 +3,8 @@
 Flag bit 1 makes an eventfd whose value is its event mask.  An eight-byte write(2) of
 ``(command << 32) | mask`` operates it, read(2) returns the mask at once and leaves it
 alone.  Kernels without the flag answer EINVAL.
+
+POLLFREE (bit 14) cuts whoever waits off, so it stays in this process.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import select
 import struct
 from typing import Final
 
-from ..events import HUP, KEPT
+from ..events import HUP, KEPT, POLLFREE
 from .base import SHORTAGES, Backend, Mirror
 
-__all__ = ["EFD_VPOLL", "EventfdBackend", "EventfdMirror", "encode"]
+__all__ = ["EFD_VPOLL", "PASSED", "EventfdBackend", "EventfdMirror", "encode"]
 
 EFD_VPOLL: Final = 0x2
+
+PASSED: Final = KEPT & ~POLLFREE
+"""What is passed on to a kernel object."""
 
 _eight_bytes: Final = struct.Struct("=Q")
 
@@ -44,19 +49,19 @@ class EventfdMirror(Mirror):
         self.fd = fd
 
     def apply(self, command: int, argument: int, mask: int) -> int:
-        os.write(self.fd, encode(command, argument))
+        os.write(self.fd, encode(command, argument & PASSED))
         return self.read_mask(mask)
 
     def read_mask(self, mask: int) -> int:
         known: int = _eight_bytes.unpack(os.read(self.fd, _eight_bytes.size))[0]
-        return known
+        return known & PASSED | mask & POLLFREE
 
 
 class EventfdBackend(Backend):
     """eventfd2 with EFD_VPOLL: every event, one system call an operation."""
 
     name = "eventfd"
-    exact = KEPT
+    exact = PASSED
 
     def __init__(self) -> None:
         self._found = False
@@ -80,4 +85,4 @@ class EventfdBackend(Backend):
         return "" if self._found else "eventfd2: flag 2 is not EFD_VPOLL in this kernel"
 
     def create(self, mask: int) -> Mirror:
-        return EventfdMirror(open_eventfd(mask))
+        return EventfdMirror(open_eventfd(mask & PASSED))

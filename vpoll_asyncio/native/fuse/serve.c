@@ -129,7 +129,8 @@ static void release(const struct in_header *in, const struct release_in *closed)
     answer(in, NULL, 0);
 }
 
-/* Every operation is a wake-up, one that changes nothing too. */
+/* Every operation is a wake-up, one that changes nothing too, and one that leaves nothing
+ * pending: the order in which an epoll reports several descriptors comes of it. */
 static int operate(struct vpoll *vpoll, uint32_t command, uint32_t events)
 {
     if (events & ~KEPT_EVENTS)
