@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -11,9 +10,9 @@ from typing import Final
 
 import pytest
 
-from ourloops import ALL, OURS, LoopFactory, new_vpoll, stock_event_loop
-from vpoll_asyncio import EventMask, VPoll, loops
-from vpoll_asyncio.selector import VPollSelector
+from busy_loops import SOURCES, VICTIMS, Source, Turns, waits
+from ourloops import ALL, OURS, LoopFactory, new_vpoll
+from vpoll_asyncio import EventMask, VPoll
 
 IN = EventMask.IN
 
@@ -31,125 +30,38 @@ def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
     loop.close()
 
 
-class Busy:
-    """A vpoll that is always readable, and a count of how often the loop said so."""
+@pytest.mark.parametrize(
+    ("factory", "source"),
+    [
+        pytest.param(
+            *loop.values,
+            source,
+            id=f"{loop.id}-{source.__name__}",
+            marks=[*loop.marks, pytest.mark.needs(*source.needs)],
+        )
+        for loop in ALL
+        for source in SOURCES
+        if source.stock or loop.id != "stock"
+    ],
+)
+def test_nobody_waits_for_more_than_a_few_turns(factory: LoopFactory, source: type[Source]) -> None:
+    async def main() -> None:
+        turns = Turns(asyncio.get_running_loop())
+        busy = source(turns)
+        async with busy.working():
+            # Until it is under way.
+            while not busy.calls:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0)
+            turns.all = busy.calls = 0
+            waited = {victim.__name__: await waits(victim, turns) for victim in VICTIMS}
+            calls = busy.calls
+        turns.stop()
+        assert all(max(each) <= PATIENCE for each in waited.values()), waited
+        # Neither do its turns get longer and longer instead.
+        assert 0 < calls <= (turns.all + 1) * busy.per_turn
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.vpoll = new_vpoll(IN)
-        self.calls = 0
-        loop.add_reader(self.vpoll, self.reader)
-
-    def reader(self) -> None:
-        self.calls += 1
-        if self.calls > 1000:
-            self.loop.stop()
-
-    def close(self) -> None:
-        self.loop.remove_reader(self.vpoll)
-        self.vpoll.close()
-
-
-@pytest.fixture
-def busy(loop: Loop) -> Iterator[Busy]:
-    busy = Busy(loop)
-    yield busy
-    busy.close()
-
-
-def test_busy_vpoll_does_not_starve_a_descriptor(loop: Loop, busy: Busy) -> None:
-    ours, theirs = socket.socketpair()
-    waits = []
-    sent_at = 0
-
-    def send() -> None:
-        nonlocal sent_at
-        sent_at = busy.calls
-        theirs.send(b"!")
-
-    def receive() -> None:
-        ours.recv(1)
-        waits.append(busy.calls - sent_at)
-        if len(waits) == 20:
-            loop.stop()
-        else:
-            send()
-
-    with ours, theirs:
-        loop.add_reader(ours, receive)
-        loop.call_soon(send)
-        loop.run_forever()
-        loop.remove_reader(ours)
-    assert len(waits) == 20
-    assert max(waits) <= PATIENCE
-
-
-def test_busy_vpoll_does_not_starve_a_timer(loop: Loop, busy: Busy) -> None:
-    waits = []
-
-    def fire(since: int) -> None:
-        waits.append(busy.calls - since)
-        if len(waits) == 20:
-            loop.stop()
-        else:
-            loop.call_later(0, fire, busy.calls)
-
-    loop.call_later(0, fire, busy.calls)
-    loop.run_forever()
-    assert len(waits) == 20
-    assert max(waits) <= PATIENCE
-
-
-def test_busy_vpoll_does_not_starve_a_handle(loop: Loop, busy: Busy) -> None:
-    waits = []
-
-    def run(since: int) -> None:
-        waits.append(busy.calls - since)
-        if len(waits) == 20:
-            loop.stop()
-        else:
-            loop.call_soon(run, busy.calls)
-
-    loop.call_soon(run, busy.calls)
-    loop.run_forever()
-    assert len(waits) == 20
-    assert max(waits) <= 2
-
-
-def test_busy_descriptor_does_not_starve_a_vpoll(loop: Loop) -> None:
-    reader, writer = os.pipe()
-    os.write(writer, b"!")
-    kernel_calls = 0
-    waits: list[int] = []
-    set_at = 0
-
-    def on_pipe() -> None:
-        nonlocal kernel_calls
-        kernel_calls += 1
-        if kernel_calls > 1000:
-            loop.stop()
-
-    def on_vpoll() -> None:
-        nonlocal set_at
-        vpoll.del_events(IN)
-        waits.append(kernel_calls - set_at)
-        if len(waits) == 20:
-            loop.stop()
-        else:
-            set_at = kernel_calls
-            vpoll.add_events(IN)
-
-    with new_vpoll() as vpoll:
-        loop.add_reader(reader, on_pipe)
-        loop.add_reader(vpoll, on_vpoll)
-        loop.call_soon(vpoll.add_events, IN)
-        loop.run_forever()
-        loop.remove_reader(vpoll)
-        loop.remove_reader(reader)
-    os.close(reader)
-    os.close(writer)
-    assert len(waits) == 20
-    assert max(waits) <= PATIENCE
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
 
 
 def test_a_thousand_busy_vpolls_take_turns(loop: Loop) -> None:
@@ -171,11 +83,12 @@ def test_a_thousand_busy_vpolls_take_turns(loop: Loop) -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_stop_before_run_is_one_turn_that_asks_the_kernel(loop: Loop, busy: Busy) -> None:
+def test_stop_before_run_is_one_turn_that_asks_the_kernel(loop: Loop) -> None:
     """As the documentation of `loop.run_forever` says."""
     ours, theirs = socket.socketpair()
     received = []
-    with ours, theirs:
+    with ours, theirs, new_vpoll(IN) as busy:
+        loop.add_reader(busy, lambda: None)
         loop.add_reader(ours, lambda: received.append(ours.recv(1)))
         for count in range(1, 40):
             theirs.send(b"!")
@@ -186,30 +99,7 @@ def test_stop_before_run_is_one_turn_that_asks_the_kernel(loop: Loop, busy: Busy
             loop.run_forever()
             assert len(received) == count
         loop.remove_reader(ours)
-
-
-@pytest.mark.parametrize("factory", [loops.EventLoop, stock_event_loop])
-def test_idle_loop_sleeps(factory: LoopFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registered vpolls, and pending events that nobody asked for, do not make it spin."""
-    selects = []
-    select = VPollSelector.select
-
-    def counting(selector: VPollSelector, timeout: float | None = None) -> list[tuple[object, int]]:
-        selects.append(timeout)
-        return list(select(selector, timeout))
-
-    monkeypatch.setattr(VPollSelector, "select", counting)
-    loop = factory()
-    vpolls = [new_vpoll(EventMask.OUT | EventMask.PRI) for _ in range(100)]
-    for vpoll in vpolls:
-        loop.add_reader(vpoll, lambda: None)
-    loop.call_later(0.05, loop.stop)
-    loop.run_forever()
-    assert len(selects) <= 5
-    for vpoll in vpolls:
-        loop.remove_reader(vpoll)
-        vpoll.close()
-    loop.close()
+        loop.remove_reader(busy)
 
 
 @pytest.mark.parametrize("factory", ALL)
