@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LwipSocket"]
 
+# Plain ints: an IntFlag's operators are Python, a tenth of what a short message costs.
+_MSG_OOB: Final = int(socket.MSG_OOB)
+_MSG_PEEK: Final = int(socket.MSG_PEEK)
+
 _PEEK: Final = 1
 _TRUNC: Final = 2
 _WAIT: Final = 4
@@ -53,10 +57,10 @@ class LwipSocket(UserSocket):
 
     def _native_flags(self, flags: int) -> int:
         waits = 0 if self.gettimeout() == 0.0 else _WAIT
-        return waits | (_PEEK if flags & socket.MSG_PEEK else 0)
+        return waits | (_PEEK if flags & _MSG_PEEK else 0)
 
     def do_recv(self, bufsize: int, flags: int) -> bytes:
-        if flags & socket.MSG_OOB:
+        if flags & _MSG_OOB:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         count, data, _ = self.stack.core.receive(
             self._handle, min(bufsize, _MAX), self._native_flags(flags)
@@ -69,7 +73,7 @@ class LwipSocket(UserSocket):
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
         if self._type == socket.SOCK_STREAM:
             return self.do_recv(bufsize, flags), 0, None
-        if flags & socket.MSG_OOB:
+        if flags & _MSG_OOB:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         count, data, sender = self.stack.core.receive(
             self._handle, min(bufsize, _MAX), _TRUNC | self._native_flags(flags)
@@ -80,7 +84,7 @@ class LwipSocket(UserSocket):
         return data, socket.MSG_TRUNC if count > len(data) else 0, sender
 
     def do_recv_into(self, buffer: memoryview, flags: int) -> int:
-        if flags & socket.MSG_OOB or len(buffer) == 0:
+        if flags & _MSG_OOB or len(buffer) == 0:
             return super().do_recv_into(buffer, flags)
         count = self.stack.core.receive_into(self._handle, buffer, self._native_flags(flags))
         if count == _EAGAIN:
@@ -89,7 +93,7 @@ class LwipSocket(UserSocket):
         return count
 
     def do_send(self, data: Data, flags: int, address: Address | None) -> int:
-        if flags & socket.MSG_OOB:
+        if flags & _MSG_OOB:
             raise OSError(errno.EOPNOTSUPP, "lwIP has no urgent data")
         count = self.stack.core.send(self._handle, data, address)
         if count == _EAGAIN:
