@@ -17,9 +17,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         frozenset,
         (
             {"events", "sleeper", "native"},
+            {"hot"},
             {"backends"},
             {"vpoll"},
-            {"_asyncio", "selector", "watch"},
+            {"_asyncio", "relay", "selector"},
+            {"watch"},
             {"descriptors", "libvpoll", "sockaddr"},
             {"sockhooks"},
             {"sockets"},

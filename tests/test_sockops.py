@@ -53,7 +53,7 @@ async def connected(hosts: Hosts) -> AsyncIterator[tuple[UserSocket, UserSocket]
 
 def waiters(sock: UserSocket) -> int:
     """How many wait on the socket's vpoll."""
-    file = sock.vpoll._file
+    file = sock.vpoll.file
     assert file is not None
     return len(file.waiters)
 

@@ -29,8 +29,9 @@ from ourloops import (
 )
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.loops import EventLoop
+from vpoll_asyncio.relay import make_trigger
 from vpoll_asyncio.selector import VPollSelector
-from vpoll_asyncio.watch import Watch, make_trigger
+from vpoll_asyncio.watch import Watch
 
 
 @pytest.fixture(params=ALL)

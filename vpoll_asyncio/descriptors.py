@@ -15,9 +15,9 @@ import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .relay import named
 from .selector import vpoll_of
 from .vpoll import VPoll
-from .watch import named
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike

@@ -35,6 +35,11 @@ REFUSED: Final = ~KEPT
 # The kernel's POLLFREE: a wake-up with it makes an epoll let go of the file for ever.
 POLLFREE: Final = 0x4000
 
+# The patch's commands, in the upper half of the eight bytes of a write(2).
+ADD: Final = 1
+DEL: Final = 2
+SET: Final = 3
+
 # fs/select.c: POLLIN_SET, POLLOUT_SET, POLLEX_SET; NVAL is in all of them since Linux 5.17.
 _SELECT_READABLE: Final = IN | ERR | HUP | NVAL | RDNORM | RDBAND
 _SELECT_WRITABLE: Final = OUT | ERR | NVAL | WRNORM | WRBAND

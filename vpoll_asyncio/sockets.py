@@ -24,10 +24,10 @@ from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from ._asyncio import SENDFILE_CALLER, SSL_CALLER
 from .events import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from .relay import is_uvloop
 from .sockaddr import Address, numeric_address
 from .sockhooks import Data, SocketHooks, would_block
 from .vpoll import VPoll
-from .watch import is_uvloop
 
 if TYPE_CHECKING:
     from .stacks.base import Stack

@@ -44,6 +44,14 @@ class SocketHooks:
             self._unsupported("recv")
         return self.do_recvfrom(bufsize, flags)[0]
 
+    def do_recv_some(self, bufsize: int) -> bytes:
+        """Return some of what waits on a stream: what transports ask for.
+
+        Fewer bytes than wait, but at least one, where more would have to be copied
+        together; ``b""`` at the end.  Raises as `do_recv`, which it is unless overridden.
+        """
+        return self.do_recv(bufsize, 0)
+
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
         """Return (data, msg_flags, sender); streams have no sender.
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import math
-import operator
 import time
 import warnings
 from collections.abc import Callable
@@ -25,27 +24,20 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from .backends import by_name
-from .backends.base import ADD, DEL, SET, Mirror
+from .backends.base import Mirror
 from .backends.forks import FORKS
 from .backends.openfile import NOBODY, OpenFile
 from .backends.virtual import VirtualMirror, number_of
-from .events import ALWAYS, KEPT, REFUSED, EventMask, bad_mask, check_mask
+from .events import ADD, ALWAYS, DEL, KEPT, EventMask, check_mask
+from .hot.vpoll import VPollState, Waiter
 from .sleeper import Sleeper
 
 __all__ = ["VPoll", "Waiter"]
 
-Waiter = Callable[[int], object]
-"""Called with the whole current mask after every operation on a vpoll.
-
-It runs in whichever thread set the events, perhaps inside a signal handler, so it
-must be quick, must not block and must not raise.  Calls of operations that overlap
-may come in either order: a waiter that needs the latest mask looks at `VPoll.peek`.
-"""
-
 _DEFAULT_NEED: Final = EventMask.IN | EventMask.OUT
 
 
-class VPoll:
+class VPoll(VPollState):
     """A set of pending events with a wait queue, and a descriptor on demand.
 
     Parameters:
@@ -70,9 +62,9 @@ class VPoll:
     named backend is not available here.
     """
 
-    __slots__ = ("__weakref__", "_fd", "_file")
+    __slots__ = ("__weakref__", "_fd")
 
-    _file: OpenFile | None
+    file: OpenFile | None
 
     def __init__(
         self,
@@ -82,116 +74,47 @@ class VPoll:
         need: int = _DEFAULT_NEED,
         map_err: bool = False,
     ) -> None:
-        self._file = None
+        self.file = None
         self._fd = -1
         mask, need = check_mask(events), check_mask(need)
         chosen = None if backend is None else by_name(backend)
-        self._file = OpenFile(mask, chosen, need, bool(map_err))
+        self.file = OpenFile(mask, chosen, need, bool(map_err))
 
-    # The three operations are written out: a shared helper would cost a call on each of
-    # them, a good part of what an operation without a kernel object takes.
-
-    def add_events(self, mask: int) -> int:
-        """Add `mask` to the pending events, wake the waiters, return the new mask.
-
-        Raises ValueError for bits outside 0 to 27 and OSError: EBADF when the vpoll is
-        closed, EPERM in a forked child that does not own the mask, ENOTCONN when
-        `failure` is set; nothing is changed then.  What else the kernel object answers
-        is raised after the mask has changed and the waiters are woken.
-        """
-        if type(mask) is not int:
-            mask = operator.index(mask)
-        if mask & REFUSED:
-            raise bad_mask(mask)
-        file = self._file
+    def operate(self, command: int, mask: int) -> int:
+        file = self.file
         if file is None:
             self._raise_closed()
-        if file.pending is None:
-            new = file.mask = file.mask | mask
-        elif get_ident() != file.ready:
-            return file.operate(ADD, mask)
-        else:
-            file.direct, file.ready = file.ready, NOBODY
-            try:
+        if get_ident() != file.ready:
+            return file.operate(command, mask)
+        file.direct, file.ready = file.ready, NOBODY
+        try:
+            if command == ADD:
                 new = file.mask = file.mask | mask
-                new = file.mask = file.apply(ADD, mask, new)
-            except OSError as error:
-                return file.end_direct(error)
-            finally:
-                file.direct = NOBODY
-            if file.pending or file.retired:
-                return file.end_direct()
-            file.ready = file.bias
-        if file.waiters:
-            for waiter in file.waiters:
-                waiter(new)
-        return new
-
-    def del_events(self, mask: int) -> int:
-        """Remove `mask` from the pending events, wake the waiters, return the new mask.
-
-        Raises as `add_events` does.
-        """
-        if type(mask) is not int:
-            mask = operator.index(mask)
-        if mask & REFUSED:
-            raise bad_mask(mask)
-        file = self._file
-        if file is None:
-            self._raise_closed()
-        if file.pending is None:
-            new = file.mask = file.mask & ~mask
-        elif get_ident() != file.ready:
-            return file.operate(DEL, mask)
-        else:
-            file.direct, file.ready = file.ready, NOBODY
-            try:
+            elif command == DEL:
                 new = file.mask = file.mask & ~mask
-                new = file.mask = file.apply(DEL, mask, new)
-            except OSError as error:
-                return file.end_direct(error)
-            finally:
-                file.direct = NOBODY
-            if file.pending or file.retired:
-                return file.end_direct()
-            file.ready = file.bias
-        if file.waiters:
-            for waiter in file.waiters:
-                waiter(new)
+            else:
+                new = file.mask = mask
+            new = file.mask = file.apply(command, mask, new)
+        except OSError as error:
+            return file.end_direct(error)
+        finally:
+            file.direct = NOBODY
+        if file.pending or file.retired:
+            return file.end_direct()
+        file.ready = file.bias
+        for waiter in file.waiters:
+            waiter(new)
         return new
 
-    def set_events(self, mask: int) -> int:
-        """Make `mask` the pending events, wake the waiters, return the new mask.
-
-        Raises as `add_events` does.
-        """
-        if type(mask) is not int:
-            mask = operator.index(mask)
-        if mask & REFUSED:
-            raise bad_mask(mask)
-        file = self._file
+    def ask(self) -> int:
+        file = self.file
         if file is None:
             self._raise_closed()
         if file.pending is None:
-            new = file.mask = mask
-        elif get_ident() != file.ready:
-            return file.operate(SET, mask)
-        else:
-            file.direct, file.ready = file.ready, NOBODY
-            try:
-                new = file.mask = mask
-                new = file.mask = file.apply(SET, mask, new)
-            except OSError as error:
-                return file.end_direct(error)
-            finally:
-                file.direct = NOBODY
-            if file.pending or file.retired:
-                return file.end_direct()
-            file.ready = file.bias
-        if file.waiters:
-            for waiter in file.waiters:
-                waiter(new)
-        return new
+            return file.mask
+        if file.generation != FORKS.value:
+            file.adopt()
+        return file.current()
 
     @property
     def events(self) -> EventMask:
@@ -202,24 +125,13 @@ class VPoll:
         """
         return EventMask(self.peek())
 
-    def peek(self) -> int:
-        """Return the pending events as a plain int.  Raises OSError (EBADF) when closed."""
-        file = self._file
-        if file is None:
-            self._raise_closed()
-        if file.pending is None:
-            return file.mask
-        if file.generation != FORKS.value:
-            file.adopt()
-        return file.current()
-
     def add_waiter(self, waiter: Waiter) -> None:
         """Call `waiter` with the whole mask after every operation from now on.
 
         A waiter that is added twice is called twice.  Look at `events` after adding:
         what was pending before brings no call.  Raises OSError (EBADF) when closed.
         """
-        file = self._file
+        file = self.file
         if file is None:
             self._raise_closed()
         while True:
@@ -235,7 +147,7 @@ class VPoll:
 
         An operation in another thread may still be calling it.
         """
-        file = self._file
+        file = self.file
         if file is None:
             return False
         while True:
@@ -292,7 +204,7 @@ class VPoll:
         Raises OSError: EBADF when closed, ENOSYS when no backend covers the need,
         or what the kernel answers (EMFILE …).
         """
-        file = self._file
+        file = self.file
         if file is None:
             self._raise_closed()
         if self._fd >= 0:
@@ -305,18 +217,18 @@ class VPoll:
             virtual = isinstance(mirror, VirtualMirror)
             # A handler may close this handle or get the descriptor for it at any call, so
             # between these comparisons and the assignment there is none.
-            if self._file is not None and self._fd < 0:
+            if self.file is not None and self._fd < 0:
                 if virtual or file.lent:
                     self._take(number_of(self) if virtual else mirror.dup(), mirror)
                 else:
                     file.lent = True
                     self._fd = mirror.fd
-            if self._file is None:
+            if self.file is None:
                 self._raise_closed()
             return self._fd
 
     def _take(self, fd: int, mirror: Mirror) -> None:
-        if self._file is not None and self._fd < 0:
+        if self.file is not None and self._fd < 0:
             self._fd = fd
         else:
             mirror.release(fd)
@@ -324,7 +236,7 @@ class VPoll:
     @property
     def backend(self) -> str | None:
         """Name of the backend, or None until the first `fileno` chooses one."""
-        file = self._file
+        file = self.file
         if file is None or file.backend is None:
             return None
         return file.backend.name
@@ -336,7 +248,7 @@ class VPoll:
         All of them until a kernel object exists, since waiters of this process see
         the mask itself; afterwards the backend's exact set.
         """
-        file = self._file
+        file = self.file
         if file is None or file.backend is None:
             return EventMask(KEPT)
         return EventMask(file.backend.exact)
@@ -348,7 +260,7 @@ class VPoll:
         Set once an operation has found that the kernel object is gone, as `fuse` has it
         when its daemon is killed.  ERR stays pending then.
         """
-        file = self._file
+        file = self.file
         if file is None or file.mirror is None or not file.mirror.failed:
             return None
         return OSError(
@@ -360,11 +272,11 @@ class VPoll:
 
         Raises OSError (EBADF) when closed.
         """
-        file = self._file
+        file = self.file
         if file is None:
             self._raise_closed()
         twin = VPoll.__new__(VPoll)
-        twin._file = None
+        twin.file = None
         twin._fd = -1
         if file.generation != FORKS.value:
             file.adopt()
@@ -372,7 +284,7 @@ class VPoll:
             if file.handles == 0:
                 self._raise_closed()
             file.handles += 1
-            twin._file = file
+            twin.file = file
         return twin
 
     def close(self) -> None:
@@ -383,7 +295,7 @@ class VPoll:
         descriptors; raises OSError (EBADF) when somebody else has closed the
         descriptor.
         """
-        file, self._file = self._file, None
+        file, self.file = self.file, None
         if file is None:
             return
         if file.generation != FORKS.value:
@@ -398,7 +310,7 @@ class VPoll:
     @property
     def closed(self) -> bool:
         """Whether this handle has been closed."""
-        return self._file is None
+        return self.file is None
 
     def _raise_closed(self) -> NoReturn:
         raise OSError(errno.EBADF, "the vpoll is closed")
@@ -418,7 +330,7 @@ class VPoll:
         raise TypeError("cannot pickle a VPoll: it stands for an open file of this process")
 
     def __repr__(self) -> str:
-        file = self._file
+        file = self.file
         if file is None:
             return "<VPoll closed>"
         where = "" if self._fd < 0 else f" fd={self._fd}"
@@ -426,7 +338,7 @@ class VPoll:
         return f"<VPoll {EventMask(file.mask)!r}{where}{backend}>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_file", None) is None:
+        if getattr(self, "file", None) is None:
             return
         try:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)

@@ -9,75 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 from collections.abc import Callable
 
 from .events import ALWAYS, check_mask
+from .relay import Relay, relay_of
 from .vpoll import VPoll
 
-__all__ = ["Watch", "is_uvloop", "make_trigger", "named"]
-
-Trigger = Callable[[], None]
-
-
-def is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether `loop` is uvloop's or derives from it."""
-    return any(base.__module__.partition(".")[0] == "uvloop" for base in type(loop).__mro__)
-
-
-def make_trigger(
-    loop: asyncio.AbstractEventLoop,
-    callback: Callable[[], object],
-    context: contextvars.Context | None = None,
-) -> Trigger:
-    """Return a function that makes `loop` call `callback` once in a turn to come.
-
-    The function may be called from any thread, from signal handlers and finalizers,
-    while the loop runs or sleeps; once the loop is closed it does nothing.  Loops of
-    this package have a method `make_trigger` of their own, without a system call.
-    """
-    context = contextvars.copy_context() if context is None else context
-    own = getattr(loop, "make_trigger", None)
-    if own is not None:
-        trigger: Trigger = own(callback, context)
-        return trigger
-
-    def from_anywhere() -> None:
-        try:
-            loop.call_soon_threadsafe(callback, context=context)
-        except RuntimeError:
-            if not loop.is_closed():
-                raise
-
-    if not is_uvloop(loop):
-        # A handler may run in the loop's own thread while that sleeps in epoll, where
-        # call_soon would not wake it.
-        return from_anywhere
-
-    def from_uvloop() -> None:
-        # libuv sleeps without the GIL, so code in the loop's thread means it is awake.
-        if asyncio._get_running_loop() is not loop:
-            from_anywhere()
-            return
-        try:
-            loop.call_soon(callback, context=context)
-        except RuntimeError:
-            if not loop.is_closed():
-                raise
-
-    return from_uvloop
-
-
-def named(run: Callable[[], None], label: Callable[..., object]) -> Callable[[], None]:
-    """Return `run` under the name of `label`, which a loop's debug mode then shows."""
-
-    def wrapper() -> None:
-        run()
-
-    functools.update_wrapper(wrapper, label)
-    if not hasattr(label, "__qualname__"):
-        wrapper.__qualname__ = repr(label)
-    return wrapper
+__all__ = ["Watch"]
 
 
 class Watch:
@@ -99,12 +37,14 @@ class Watch:
 
     __slots__ = (
         "__weakref__",
-        "_callback",
+        "_context",
         "_gone",
-        "_scheduled",
-        "_trigger",
+        "_loop",
+        "_queued",
+        "_relay",
         "_vpoll",
         "_wanted",
+        "callback",
     )
 
     def __init__(
@@ -118,13 +58,16 @@ class Watch:
         gone: Callable[[], object] | None = None,
         label: Callable[..., object] | None = None,
     ) -> None:
+        self._loop = loop
         self._vpoll = vpoll
         self._gone = gone
         self._wanted = 0
-        self._scheduled = False
-        self._callback = callback
-        run = self._run if label is None else named(self._run, label)
-        self._trigger = make_trigger(loop, run, context)
+        self._queued = False
+        self.callback = callback
+        """What is called from now on; may be replaced in the loop's thread."""
+        self._context = contextvars.copy_context() if context is None else context
+        # Debug mode times and names handles: there each watch has one of its own.
+        self._relay = Relay(loop, label or callback) if loop.get_debug() else relay_of(loop)
         vpoll.add_waiter(self._wake)
         self.set_interest(interest)
 
@@ -145,29 +88,65 @@ class Watch:
         self._vpoll.remove_waiter(self._wake)
 
     def _wake(self, mask: int) -> None:
-        if mask & self._wanted and not self._scheduled:
-            self._scheduled = True
-            self._trigger()
+        if mask & self._wanted and not self._queued:
+            self._queued = True
+            relay = self._relay
+            relay.queue.append(self)
+            if not relay.due:
+                relay.trigger()
 
-    def _run(self) -> None:
-        # Reset before the look: an event published after the look schedules anew.
-        self._scheduled = False
+    def run(self) -> None:
+        """Call back if there is reason to.  For the relay."""
+        # Reset before the look: an event published after the look queues anew.
+        self._queued = False
         wanted = self._wanted
         if not wanted:
             return
-        vpoll = self._vpoll
-        try:
-            seen = vpoll.peek() & wanted
-        except OSError:
-            self._wanted = 0
-            if self._gone is not None:
-                self._gone()
-            return
+        file = self._vpoll.file
+        if file is not None and file.pending is None:
+            seen = file.mask & wanted
+        else:
+            try:
+                seen = self._vpoll.peek() & wanted
+            except OSError:
+                self._wanted = 0
+                if self._gone is not None:
+                    self._call(self._gone)
+                return
         if not seen:
             return
+        # What comes while the callback runs is for the look after it.
+        self._queued = True
         try:
-            self._callback(seen)
+            self._context.run(self.callback, seen)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc)
         finally:
-            # Level-triggered: look again, unless an event has scheduled it already.
-            if self._wanted and not self._scheduled and not vpoll.closed:
-                self._wake(vpoll.peek())
+            self._queued = False
+            file = self._vpoll.file
+            if self._wanted and file is not None:
+                mask = file.mask if file.pending is None else self._vpoll.peek()
+                if mask & self._wanted and not self._queued:
+                    self._queued = True
+                    self._relay.later.append(self)
+
+    def _call(self, gone: Callable[[], object]) -> None:
+        try:
+            self._context.run(gone)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc)
+
+    def _report(self, exc: BaseException) -> None:
+        """Tell the loop of an exception as `asyncio.Handle` does."""
+        handle = asyncio.Handle(self.callback, (), self._loop, self._context)
+        self._loop.call_exception_handler(
+            {
+                "message": f"Exception in callback {self.callback!r}",
+                "exception": exc,
+                "handle": handle,
+            }
+        )

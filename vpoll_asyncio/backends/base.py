@@ -7,15 +7,9 @@ import errno
 import os
 from typing import Final, NamedTuple
 
-from ..events import EventMask
+from ..events import ADD, DEL, SET, EventMask
 
 __all__ = ["ADD", "DEL", "SET", "Backend", "BackendInfo", "Mirror"]
-
-# The patch's commands, in the upper half of the eight bytes of a write(2).
-ADD: Final = 1
-DEL: Final = 2
-SET: Final = 3
-
 
 SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
 """Errors that say nothing of a backend: the process or the machine has run out."""

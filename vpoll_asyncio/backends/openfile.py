@@ -28,6 +28,7 @@ from typing import Final
 from weakref import WeakSet
 
 from ..events import ERR, IN, OUT
+from ..hot.vpoll import FileState
 from . import choose
 from .base import ADD, DEL, SET, Backend, Mirror
 from .forks import FORKS
@@ -41,7 +42,7 @@ _ANYBODY: Final = -1
 _PAUSE: Final = 50e-6  # seconds
 
 
-class OpenFile:
+class OpenFile(FileState):
     """Mask, wait queue and kernel object of one vpoll.
 
     `mask` is in force while `pending` is None, that is without a kernel object; then
@@ -63,21 +64,18 @@ class OpenFile:
         "lent",
         "lock",
         "map_err",
-        "mask",
         "mirror",
         "need",
-        "pending",
         "ready",
         "retired",
-        "waiters",
     )
 
     def __init__(self, mask: int, backend: Backend | None, need: int, map_err: bool) -> None:
         self.mask = mask
-        self.waiters: tuple[Callable[[int], object], ...] = ()
+        self.waiters = ()
         self.lock = threading.RLock()
         self.mirror: Mirror | None = None
-        self.pending: deque[tuple[int, int]] | None = None
+        self.pending = None
         self.retired: deque[int] = deque()
         self.busy = False
         # The thread whose operations may be direct: the first to operate the mirror.
@@ -183,7 +181,13 @@ class OpenFile:
         pending = self.pending
         if pending is None:
             # Closed meanwhile, or no kernel object could be made.
-            self.mask = new = after(self.mask, command, argument)
+            # One statement each, as in `VPollState`, whose operations take no lock.
+            if command == ADD:
+                new = self.mask = self.mask | argument
+            elif command == DEL:
+                new = self.mask = self.mask & ~argument
+            else:
+                new = self.mask = argument
             return True, new, None
         if self.bias == _ANYBODY and self.mirror is not None and not self.map_err:
             _biased.add(self)

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from .. import transports
 from ..events import IN, OUT
+from ..relay import relay_of
 from ..selector import vpoll_of
 from ..sockets import UserSocket
 from ..stacks.base import Stack
@@ -86,6 +87,7 @@ class DispatchMixin(_Base):
     def shut_dispatch(self, close: Callable[[], None]) -> None:
         """Cancel all watches, give up the stacks, then call `close`."""
         with contextlib.ExitStack() as steps:
+            steps.callback(relay_of(self).close)
             steps.callback(transports.release, self)
             steps.callback(close)
             for stack in self._attached:

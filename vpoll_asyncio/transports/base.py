@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._asyncio import FlowControlMixin
@@ -19,13 +20,13 @@ from .view import SocketView
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["SocketTransport", "logger", "wake_waiter"]
+__all__ = ["READ", "TERMINAL", "SocketTransport", "logger", "wake_waiter"]
 
 # asyncio's own: who filters asyncio's messages means these too.
 logger = logging.getLogger("asyncio")
 
-_TERMINAL = ERR | HUP
-_READ = IN | RDHUP
+TERMINAL = ERR | HUP
+READ = IN | RDHUP
 
 
 def wake_waiter(waiter: asyncio.Future[None]) -> None:
@@ -50,6 +51,8 @@ class SocketTransport(FlowControlMixin):
     _loop: asyncio.AbstractEventLoop
     _extra: dict[str, Any]
     _closed = True
+    _reader: Callable[[int], None]
+    """Reads what waits; called with the mask."""
     if TYPE_CHECKING:
 
         def _maybe_pause_protocol(self) -> None: ...
@@ -122,26 +125,25 @@ class SocketTransport(FlowControlMixin):
         else:
             interest = OUT if self._pending_writes() else 0
             if self._started and not (self._paused or self._closing or self._ended):
-                interest |= _READ
+                interest |= READ
             if not interest and not self._deaf:
                 # Nothing but what is always reported.
                 interest = ERR
         if interest != self._interest:
             self._interest = interest
+            # Reading is what connections do most of their time.
+            self._watch.callback = self._reader if interest == READ else self._ready
             self._watch.set_interest(interest)
 
     def _ready(self, mask: int) -> None:
         interest = self._interest
-        if interest & IN and mask & (_READ | _TERMINAL):
-            self._read_ready(mask)
-        if interest & OUT and mask & (OUT | _TERMINAL):
+        if interest & IN and mask & (READ | TERMINAL):
+            self._reader(mask)
+        if interest & OUT and mask & (OUT | TERMINAL):
             if self._pending_writes() and not self._conn_lost:
                 self._write_ready(mask)
         elif interest == ERR:
             self._terminal_while_idle()
-
-    def _read_ready(self, mask: int) -> None:
-        raise NotImplementedError
 
     def _write_ready(self, mask: int) -> None:
         raise NotImplementedError
@@ -159,7 +161,7 @@ class SocketTransport(FlowControlMixin):
 
     def _would_block(self, mask: int, message: str) -> None:
         """Make sure that a socket that reports ERR or HUP yet does nothing is given up."""
-        if mask & _TERMINAL and self._sock.vpoll.peek() & _TERMINAL:
+        if mask & TERMINAL and self._sock.vpoll.peek() & TERMINAL:
             error = pending_error(self._sock)
             self._fatal_error(error or ConnectionResetError("the connection hung up"), message)
 

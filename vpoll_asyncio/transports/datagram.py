@@ -50,10 +50,11 @@ class DatagramTransport(SocketTransport, asyncio.DatagramTransport):
         self._address = address
         self._buffer: collections.deque[tuple[bytes, Any]] = collections.deque()
         self._buffer_size = 0
+        self._reader = self._receive
         super().__init__(loop, sock, protocol, waiter, extra)
         self._connected = bool(self._extra["peername"])
 
-    def _read_ready(self, mask: int) -> None:
+    def _receive(self, mask: int) -> None:
         for _ in range(_BATCH):
             if not self.is_reading() or self._ended:
                 return

@@ -7,12 +7,13 @@ import collections
 import contextvars
 import socket
 from asyncio import constants
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from .._asyncio import SENDFILE_BY_WRITING
+from ..events import ERR, IN, OUT
 from ..sockets import UserSocket
-from .base import SocketTransport, logger
+from .base import READ, TERMINAL, SocketTransport, logger
 from .errors import RETRY
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class StreamTransport(SocketTransport):
         self._buffer: collections.deque[bytes | memoryview] = collections.deque()
         self._buffer_size = 0
         self._eof = False
-        self._read_ready_cb: Callable[[int], None] = self._read_data
+        # The socket was last seen without OUT: it would take nothing, at the cost of an
+        # exception.  Its watch tells when it does again.
+        self._full = False
+        self._reader = self._read_data
         super().__init__(loop, sock, protocol, waiter, extra, server, context)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -62,32 +66,56 @@ class StreamTransport(SocketTransport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        self._read_ready_cb = self._read_into_buffer if buffered else self._read_data
+        self._reader = self._read_into_buffer if buffered else self._read_data
         super().set_protocol(protocol)
+        if self._interest == READ:
+            self._watch.callback = self._reader
 
-    def _read_ready(self, mask: int) -> None:
-        self._read_ready_cb(mask)
+    def _ready(self, mask: int) -> None:
+        interest = self._interest
+        if interest & IN and mask & (READ | TERMINAL):
+            self._reader(mask)
+        if interest & OUT and mask & (OUT | TERMINAL):
+            if self._buffer and not self._conn_lost:
+                self._write_ready(mask)
+        elif interest == ERR:
+            self._terminal_while_idle()
 
     def _read_data(self, mask: int) -> None:
-        try:
-            data = self._sock.do_recv(self.max_size, 0)
-        except RETRY:
-            self._would_block(mask, "Fatal read error on socket transport")
-            return
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal read error on socket transport")
-            return
-        if not data:
-            self._read_eof()
-            return
-        try:
-            self._protocol.data_received(data)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+        left = self.max_size
+        while True:
+            try:
+                data = self._sock.do_recv_some(left)
+            except RETRY:
+                self._would_block(mask, "Fatal read error on socket transport")
+                return
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, "Fatal read error on socket transport")
+                return
+            if not data:
+                self._read_eof()
+                return
+            try:
+                self._protocol.data_received(data)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+            left -= len(data)
+            # More of what comes in large pieces goes to the protocol in the same turn.
+            if len(data) < _LARGE or left < _LARGE or not self._goes_on():
+                return
+
+    def _goes_on(self) -> bool:
+        vpoll = self._sock.vpoll
+        return bool(
+            self._interest & IN
+            and self._reader == self._read_data
+            and not vpoll.closed
+            and vpoll.peek() & IN
+        )
 
     def _read_into_buffer(self, mask: int) -> None:
         try:
@@ -157,22 +185,20 @@ class StreamTransport(SocketTransport):
             self._conn_lost += 1
             return
         rest: bytes | memoryview = data if immutable else memoryview(data).cast("B")  # type: ignore[assignment]
-        if self._buffer:
-            self._keep(rest if immutable else bytes(rest))
-            return
-        try:
-            sent = self._sock.do_send(rest, 0, None)
-        except RETRY:
-            sent = 0
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal write error on socket transport")
-            return
-        if sent == len(rest):
-            return
-        if sent:
-            rest = memoryview(rest)[sent:]
+        if not self._buffer and not self._full:
+            try:
+                sent = self._sock.do_send(rest, 0, None)
+            except RETRY:
+                sent = 0
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, "Fatal write error on socket transport")
+                return
+            if sent == len(rest):
+                return
+            if sent:
+                rest = memoryview(rest)[sent:]
         self._keep(rest if immutable else bytes(rest))
 
     def _keep(self, data: bytes | memoryview) -> None:
@@ -221,7 +247,8 @@ class StreamTransport(SocketTransport):
                     buffer.popleft()
                 else:
                     buffer[0] = memoryview(piece)[sent:]
-                if not buffer:
+                self._full = not self._sock.vpoll.peek() & OUT
+                if self._full or not buffer:
                     break
         except RETRY:
             self._would_block(mask, "Fatal write error on socket transport")

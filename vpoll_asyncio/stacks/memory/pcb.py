@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .network import Host
     from .ports import PortTable
 
-__all__ = ["BOTH", "DEAD", "RCV", "SND", "Pcb", "R", "W", "publish"]
+__all__ = ["BOTH", "DEAD", "RCV", "SND", "Pcb", "R", "W", "publish", "show_cleared"]
 
 R: Final = IN | RDNORM
 W: Final = OUT | WRNORM
@@ -189,3 +189,19 @@ def publish(*blocks: Pcb) -> None:
             # object is gone, of which its own waiters, and not its peer, have been told.
             if exc.errno != errno.EBADF and vpoll.failure is None:
                 raise
+
+
+def show_cleared(pcb: Pcb) -> None:
+    """Show a mask that has only lost events: no waiter has to hear of that.
+
+    A kernel object is told all the same.  On a vpoll without one the comparison and the
+    assignment are one step as far as threads and handlers can tell.
+    """
+    vpoll = pcb.vpoll
+    if vpoll is None:
+        return
+    file = vpoll.file
+    if file is None or file.pending is not None:
+        publish(pcb)
+    else:
+        file.mask = pcb.mask

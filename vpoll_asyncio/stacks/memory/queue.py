@@ -83,6 +83,22 @@ class StreamQueue(Pcb):
         self.used -= size
         return data
 
+    def take_some(self, count: int) -> bytes:
+        """Return at least one and at most `count` bytes, as they can be had without a copy."""
+        chunks = self._chunks
+        if not chunks or (len(chunks) > 1 and len(chunks[0]) < _SMALL):
+            return self.take(count)
+        try:
+            head = chunks.popleft()
+        except IndexError:
+            return b""
+        size = len(head)
+        if size > count:
+            chunks.appendleft(head)
+            return self.take(count)
+        self.used -= size
+        return head if type(head) is bytes else bytes(head)
+
     def _join(self, first: bytes, count: int) -> bytes:
         chunks = self._chunks
         parts: list[_Chunk] = [first]

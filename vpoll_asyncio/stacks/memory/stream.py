@@ -12,7 +12,7 @@ from ...sockhooks import Data, would_block
 from .addresses import external, internal, oserror
 from .opening import StreamPcb
 from .options import as_int, get_common, linger_bytes, linger_value, set_common
-from .pcb import RCV, SND, Pcb, R, publish
+from .pcb import RCV, SND, Pcb, R, W, publish, show_cleared
 from .queue import URG_READ, URG_VALID
 from .tcp import (
     CLOSE,
@@ -84,44 +84,51 @@ class StreamSocket(UserSocket):
         publish(*touched)
 
     def do_send(self, data: Data, flags: int, address: Address | None) -> int:
+        pcb = self.pcb
         try:
-            pcb = self.pcb
-            changed = False
             with pcb.lock:
                 peer = pcb.peer
-                ordinary = (
-                    peer is not None
-                    and pcb.state in _SENDING
-                    and not pcb.error
-                    and not pcb.shut & SND
-                    and not peer.orphan
-                    and not peer.shut & RCV
-                    and not flags
-                )
-                if ordinary:
-                    assert peer is not None
-                    count = len(data)
-                    space = pcb.sndbuf + peer.rcvbuf - peer.used
-                    if count > space:
-                        if space <= 0:
-                            raise would_block()
-                        data = data[:space]
-                        count = space
-                    if not count:
-                        return 0
-                    peer.append(data if type(data) is bytes else bytes(data))
-                    if peer.urg or peer.lowat > 1:
-                        peer.refresh()
-                    else:
-                        peer.mask |= R
-                    if peer.used > peer.rcvbuf:
-                        changed = pcb.changed()
-            if not ordinary:
-                return self._send_special(data, flags)
-            assert peer is not None
-            publish(peer)
-            if changed:
-                publish(pcb)
+                if (
+                    peer is None
+                    or pcb.state not in _SENDING
+                    or flags
+                    or pcb.error
+                    or pcb.shut & SND
+                    or peer.shut & RCV
+                    or peer.orphan
+                ):
+                    return self._send_special(data, flags)
+                count = len(data)
+                space = pcb.sndbuf + peer.rcvbuf - peer.used
+                if count > space:
+                    if space <= 0:
+                        raise would_block()
+                    data = data[:space]
+                    count = space
+                if not count:
+                    return 0
+                peer.append(data if type(data) is bytes else bytes(data))
+                if peer.urg or peer.lowat > 1:
+                    peer.refresh()
+                else:
+                    peer.mask |= R
+                full = peer.used > peer.rcvbuf and not pcb.writable()
+                if full:
+                    pcb.mask &= ~W
+            if full:
+                show_cleared(pcb)
+            vpoll = peer.vpoll
+            if vpoll is not None:
+                # What `show` does, of which this is the most frequent call.
+                file = vpoll.file
+                if file is None or file.pending is not None:
+                    publish(peer)
+                else:
+                    mask = file.mask = peer.mask
+                    for waiter in file.waiters:
+                        waiter(mask)
+                    if peer.mask != mask:
+                        publish(peer)
             return count
         except OSError:
             raise
@@ -178,28 +185,35 @@ class StreamSocket(UserSocket):
         return count
 
     def do_recv(self, bufsize: int, flags: int) -> bytes:
+        if not flags:
+            return self.do_recv_some(bufsize, some=False)
         try:
-            pcb = self.pcb
-            changed = False
-            touched: list[Pcb] | None = None
+            return self._recv_special(bufsize, flags)
+        except OSError:
+            raise
+        except BaseException:
+            self._mend()
+            raise
+
+    def do_recv_some(self, bufsize: int, some: bool = True) -> bytes:
+        pcb = self.pcb
+        try:
             with pcb.lock:
                 before = pcb.used
-                ordinary = before and not flags and not pcb.urg and pcb.lowat == 1
-                if ordinary:
-                    data = pcb.take(bufsize)
-                    if not data:
-                        # A signal handler has come in between and taken it.
-                        raise would_block()
-                    if not pcb.used and not pcb.shut & RCV:
-                        pcb.mask &= ~R
-                        changed = True
-                    if before > pcb.rcvbuf:
-                        touched = []
-                        pcb.room_made(touched)
-            if not ordinary:
-                return self._recv_special(bufsize, flags)
-            if changed:
-                publish(pcb)
+                if not before or pcb.urg or pcb.lowat > 1:
+                    return self._recv_special(bufsize, 0)
+                data = pcb.take_some(bufsize) if some else pcb.take(bufsize)
+                if not data:
+                    # A signal handler has come in between and taken it.
+                    raise would_block()
+                emptied = not pcb.used and not pcb.shut & RCV
+                if emptied:
+                    pcb.mask &= ~R
+                touched: list[Pcb] = []
+                if before > pcb.rcvbuf:
+                    pcb.room_made(touched)
+            if emptied:
+                show_cleared(pcb)
             if touched:
                 publish(*touched)
             return data

@@ -16,7 +16,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ...events import ERR, HUP, PRI, RDHUP
+from ...events import ERR, HUP, OUT, PRI, RDHUP
 from .addresses import ANY, ANY6, oserror
 from .pcb import BOTH, RCV, SND, Pcb, R, W
 from .queue import URG_VALID, StreamQueue
@@ -381,5 +381,5 @@ class Connection(StreamQueue):
         sender = self.peer
         if self.fin == FIN_WAITS and self.used <= self.rcvbuf:
             self.receive_fin(touched)
-        if sender is not None and not sender.orphan and sender.changed():
+        if sender is not None and not sender.orphan and not sender.mask & OUT and sender.changed():
             touched.append(sender)

@@ -1,0 +1,168 @@
+"""Getting the loop's attention: triggers, and the relay that runs many hops in one turn.
+
+A *trigger* makes a loop call something once.  That costs a handle, a turn of the loop
+and its poll of the kernel, more than what most watches then do.  So the watches of one
+loop share a `Relay`: a queue of those that have something to tell, which one trigger
+drains.  What a watch's callback sets in motion, the other end of a connection say,
+joins the same queue and is run in the same turn, up to a bound in count and in time:
+kernel descriptors, timers and the loop's other handles come in between.  What only
+goes on, an event that nobody has cleared, waits for the next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+__all__ = ["HOPS", "Hop", "Relay", "is_uvloop", "make_trigger", "named", "relay_of"]
+
+Trigger = Callable[[], None]
+
+HOPS: Final = 64
+"""Hops that one turn of a loop runs at most; fewer when they take longer than a millisecond."""
+
+_GLANCE: Final = 8
+_SECONDS: Final = 0.001
+
+
+def is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether `loop` is uvloop's or derives from it."""
+    return any(base.__module__.partition(".")[0] == "uvloop" for base in type(loop).__mro__)
+
+
+def make_trigger(
+    loop: asyncio.AbstractEventLoop,
+    callback: Callable[[], object],
+    context: contextvars.Context | None = None,
+) -> Trigger:
+    """Return a function that makes `loop` call `callback` once in a turn to come.
+
+    The function may be called from any thread, from signal handlers and finalizers,
+    while the loop runs or sleeps; once the loop is closed it does nothing.  Loops of
+    this package have a method `make_trigger` of their own, without a system call.
+    """
+    context = contextvars.copy_context() if context is None else context
+    own = getattr(loop, "make_trigger", None)
+    if own is not None:
+        trigger: Trigger = own(callback, context)
+        return trigger
+
+    def from_anywhere() -> None:
+        try:
+            loop.call_soon_threadsafe(callback, context=context)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
+
+    if not is_uvloop(loop):
+        # A handler may run in the loop's own thread while that sleeps in epoll, where
+        # call_soon would not wake it.
+        return from_anywhere
+
+    def from_uvloop() -> None:
+        # libuv sleeps without the GIL, so code in the loop's thread means it is awake.
+        if asyncio._get_running_loop() is not loop:
+            from_anywhere()
+            return
+        try:
+            loop.call_soon(callback, context=context)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
+
+    return from_uvloop
+
+
+def named(run: Callable[[], None], label: Callable[..., object]) -> Callable[[], None]:
+    """Return `run` under the name of `label`, which a loop's debug mode then shows."""
+
+    def wrapper() -> None:
+        run()
+
+    functools.update_wrapper(wrapper, label)
+    if not hasattr(label, "__qualname__"):
+        wrapper.__qualname__ = repr(label)
+    return wrapper
+
+
+class Hop(Protocol):
+    """What waits in a relay."""
+
+    def run(self) -> None:
+        """Do a bounded piece of work.  Raises nothing but SystemExit and KeyboardInterrupt."""
+
+
+class Relay:
+    """The hops of one loop that are due, in the order in which they came.
+
+    Whoever has a hop to run, in any thread or signal handler, appends it to `queue` and
+    then, unless `due` holds, calls `trigger`.  `run` forgets `due` before its last look
+    at the queue, so no hop is left behind.  A hop that is to run once more appends
+    itself to `later`.
+
+    `label` is the function under whose name debug mode shows what it runs.
+    """
+
+    __slots__ = ("_trigger", "due", "later", "queue")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, label: Callable[..., object] | None = None
+    ) -> None:
+        self.queue: deque[Hop] = deque()
+        self.later: list[Hop] = []
+        self.due = False
+        run = self.run if label is None else named(self.run, label)
+        self._trigger = make_trigger(loop, run, contextvars.Context())
+
+    def trigger(self) -> None:
+        """Have the loop run what is queued."""
+        self.due = True
+        self._trigger()
+
+    def run(self) -> None:
+        """Run what is queued, within bounds.  For the loop's thread."""
+        queue = self.queue
+        until = 0.0
+        try:
+            for count in range(HOPS):
+                if not queue:
+                    return
+                if not count % _GLANCE:
+                    now = monotonic()
+                    if not count:
+                        until = now + _SECONDS
+                    elif now >= until:
+                        return
+                queue.popleft().run()
+        finally:
+            later = self.later
+            if later:
+                queue.extend(later)
+                later.clear()
+            self.due = False
+            if queue and not self.due:
+                self.trigger()
+
+    def close(self) -> None:
+        """Forget what is queued, and what will be: the loop has been closed."""
+        self.due = True
+        self.queue.clear()
+        self.later.clear()
+
+
+def relay_of(loop: asyncio.AbstractEventLoop) -> Relay:
+    """Return the relay of `loop`, which lives as long as the loop does."""
+    relay: Relay | None = getattr(loop, "vpoll_relay", None)
+    if relay is None:
+        relay = Relay(loop)
+        try:
+            loop.vpoll_relay = relay  # type: ignore[attr-defined]
+        except AttributeError:
+            # A loop without room for it: each watch has a relay of its own.
+            pass
+    return relay
