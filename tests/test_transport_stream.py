@@ -20,7 +20,7 @@ import pytest
 
 from transport_helpers import Hosts, Recorder, Reports, connect, on_every_loop, turns, until
 from vpoll_asyncio import transports
-from vpoll_asyncio.relay import HOPS
+from vpoll_asyncio.hot.relay import HOPS
 from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks.base import activated
 from vpoll_asyncio.transports import StreamTransport

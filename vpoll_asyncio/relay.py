@@ -14,20 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections import deque
 from collections.abc import Callable
-from time import monotonic
-from typing import Final, Protocol
 
-__all__ = ["HOPS", "Hop", "Relay", "is_uvloop", "make_trigger", "named", "relay_of"]
+from .hot.relay import RelayState
+
+__all__ = ["Relay", "is_uvloop", "make_trigger", "named", "relay_of"]
 
 Trigger = Callable[[], None]
-
-HOPS: Final = 64
-"""Hops that one turn of a loop runs at most; fewer when they take longer than a millisecond."""
-
-_GLANCE: Final = 8
-_SECONDS: Final = 0.001
 
 
 def is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
@@ -90,69 +83,23 @@ def named(run: Callable[[], None], label: Callable[..., object]) -> Callable[[],
     return wrapper
 
 
-class Hop(Protocol):
-    """What waits in a relay."""
-
-    def run(self) -> None:
-        """Do a bounded piece of work.  Raises nothing but SystemExit and KeyboardInterrupt."""
-
-
-class Relay:
-    """The hops of one loop that are due, in the order in which they came.
-
-    Whoever has a hop to run, in any thread or signal handler, appends it to `queue` and
-    then, unless `due` holds, calls `trigger`.  `run` forgets `due` before its last look
-    at the queue, so no hop is left behind.  A hop that is to run once more appends
-    itself to `later`.
+class Relay(RelayState):
+    """The relay of one loop.
 
     `label` is the function under whose name debug mode shows what it runs.
     """
 
-    __slots__ = ("_trigger", "due", "later", "queue")
+    __slots__ = ("_trigger",)
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, label: Callable[..., object] | None = None
     ) -> None:
-        self.queue: deque[Hop] = deque()
-        self.later: list[Hop] = []
-        self.due = False
+        super().__init__()
         run = self.run if label is None else named(self.run, label)
         self._trigger = make_trigger(loop, run, contextvars.Context())
 
     def trigger(self) -> None:
-        """Have the loop run what is queued."""
-        self.due = True
         self._trigger()
-
-    def run(self) -> None:
-        """Run what is queued, within bounds.  For the loop's thread."""
-        queue = self.queue
-        until = 0.0
-        try:
-            for count in range(HOPS):
-                if not queue:
-                    return
-                if not count % _GLANCE:
-                    now = monotonic()
-                    if not count:
-                        until = now + _SECONDS
-                    elif now >= until:
-                        return
-                queue.popleft().run()
-        finally:
-            later = self.later
-            if later:
-                queue.extend(later)
-                later.clear()
-            self.due = False
-            if queue and not self.due:
-                self.trigger()
-
-    def close(self) -> None:
-        """Forget what is queued, and what will be: the loop has been closed."""
-        self.due = True
-        self.queue.clear()
-        self.later.clear()
 
 
 def relay_of(loop: asyncio.AbstractEventLoop) -> Relay:

@@ -1,0 +1,154 @@
+"""The queue that carries many hops in one turn of a loop, and the watches that hop in it."""
+
+from __future__ import annotations
+
+import contextvars
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol
+
+from .vpoll import VPollState
+
+__all__ = ["HOPS", "Hop", "RelayState", "WatchState"]
+
+HOPS: Final = 64
+"""Hops that one turn of a loop runs at most; fewer when they take longer than a millisecond."""
+
+_GLANCE: Final = 8
+_SECONDS: Final = 0.001
+
+
+class Hop(Protocol):
+    """What waits in a relay."""
+
+    def run(self) -> None:
+        """Do a bounded piece of work.  Raises nothing but SystemExit and KeyboardInterrupt."""
+
+
+class RelayState:
+    """The hops of one loop that are due, in the order in which they came."""
+
+    __slots__ = ("_later", "_queue", "due")
+
+    due: bool
+    """Whether the loop is going to call `run`; once the relay is closed, for ever."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Hop] = deque()
+        self._later: list[Hop] = []
+        self.due = False
+
+    def push(self, hop: Hop) -> None:
+        """Run `hop` in this turn, or soon.  From any thread and from signal handlers."""
+        # `run` forgets `due` before its last look at the queue, so no hop is left behind.
+        self._queue.append(hop)
+        if not self.due:
+            self.due = True
+            self.trigger()
+
+    def put_off(self, hop: Hop) -> None:
+        """Run `hop` in the next turn.  For what `run` runs."""
+        self._later.append(hop)
+
+    @abstractmethod
+    def trigger(self) -> None:
+        """Have the loop call `run`."""
+
+    def run(self) -> None:
+        """Run what is queued, within bounds.  For the loop's thread."""
+        queue = self._queue
+        until = 0.0
+        try:
+            for count in range(HOPS):
+                if not queue:
+                    return
+                if not count % _GLANCE:
+                    now = monotonic()
+                    if not count:
+                        until = now + _SECONDS
+                    elif now >= until:
+                        return
+                queue.popleft().run()
+        finally:
+            later = self._later
+            if later:
+                queue.extend(later)
+                later.clear()
+            self.due = False
+            if queue and not self.due:
+                self.due = True
+                self.trigger()
+
+    def close(self) -> None:
+        """Forget what is queued, and what will be: the loop has been closed."""
+        self.due = True
+        self._queue.clear()
+        self._later.clear()
+
+
+class WatchState:
+    """A waiter that calls `callback(mask)` in `context`, by way of a relay.
+
+    `wanted` is the mask that it waits for, 0 when it is paused.
+    """
+
+    __slots__ = ("callback", "context", "queued", "relay", "vpoll", "wanted")
+
+    callback: Callable[[int], object]
+    """What is called from now on; may be replaced in the loop's thread."""
+    context: contextvars.Context
+    queued: bool
+    relay: RelayState
+    vpoll: VPollState
+    wanted: int
+
+    def __call__(self, mask: int) -> None:
+        """Take notice of `mask`: a `Waiter`."""
+        if mask & self.wanted and not self.queued:
+            self.queued = True
+            self.relay.push(self)
+
+    def run(self) -> None:
+        """Call back if there is reason to."""
+        # Reset before the look: an event published after the look queues anew.
+        self.queued = False
+        wanted = self.wanted
+        if not wanted:
+            return
+        file = self.vpoll.file
+        if file is not None and file.pending is None:
+            seen = file.mask & wanted
+        else:
+            try:
+                seen = self.vpoll.peek() & wanted
+            except OSError:
+                self.vpoll_closed()
+                return
+        if not seen:
+            return
+        # What comes while the callback runs is for the look after it.
+        self.queued = True
+        try:
+            self.context.run(self.callback, seen)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.report(exc)
+        finally:
+            self.queued = False
+            file = self.vpoll.file
+            if self.wanted and file is not None:
+                mask = file.mask if file.pending is None else self.vpoll.peek()
+                if mask & self.wanted and not self.queued:
+                    self.queued = True
+                    self.relay.put_off(self)
+
+    @abstractmethod
+    def vpoll_closed(self) -> None:
+        """The vpoll has been closed, or cannot be asked any more."""
+
+    @abstractmethod
+    def report(self, exc: BaseException) -> None:
+        """Tell somebody of what the callback raised."""
