@@ -185,6 +185,13 @@ def test_stock_sendfile_writes_where_the_transport_says_so(
     assert len(transport.written) == 100
 
 
+def test_transports_that_can_send_files_say_so(loop: asyncio.SelectorEventLoop) -> None:
+    transport = BlockWriter(loop)
+    assert not _asyncio.can_send_files(transport)
+    transport._sendfile_compatible = _asyncio.SENDFILE_BY_WRITING  # type: ignore[attr-defined]
+    assert _asyncio.can_send_files(transport)
+
+
 def test_transports_that_can_start_tls_say_so(loop: asyncio.SelectorEventLoop) -> None:
     assert _asyncio.can_start_tls(BlockWriter(loop))
     assert not _asyncio.can_start_tls(asyncio.Transport())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import socket
 from typing import Any
 from unittest import mock
@@ -94,6 +95,16 @@ async def test_a_connected_endpoint_sends_to_its_peer_only(hosts: Hosts) -> None
         client.transport.sendto(b"x", ("10.0.0.1", 54))
     with pytest.raises(TypeError, match="bytes-like"):
         client.transport.sendto("text")
+    await end(client)
+
+
+@on_every_loop
+async def test_no_file_is_sent_over_datagrams(hosts: Hosts) -> None:
+    client = await endpoint(hosts.client, remote_addr=SERVER)
+    file = io.BytesIO(b"content")
+    with pytest.raises(RuntimeError, match="sendfile is not supported"):
+        await transports.sendfile(asyncio.get_running_loop(), client.transport, file)
+    assert file.tell() == 0
     await end(client)
 
 

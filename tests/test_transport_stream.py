@@ -530,7 +530,7 @@ async def test_sendfile_goes_through_the_transport(hosts: Hosts, tmp_path: Any) 
     with (tmp_path / "file").open("rb") as file:
         assert await transports.sendfile(loop, transport, file, 1000, 2 * MEGABYTE) == 2 * MEGABYTE
         assert file.tell() == 1000 + 2 * MEGABYTE
-        with pytest.raises(RuntimeError, match="fallback is disabled"):
+        with pytest.raises(asyncio.SendfileNotAvailableError, match="fallback is disabled"):
             await transports.sendfile(loop, transport, file, fallback=False)
     transport.write(b"tail")
     transport.close()
@@ -538,6 +538,29 @@ async def test_sendfile_goes_through_the_transport(hosts: Hosts, tmp_path: Any) 
         await transports.sendfile(loop, transport, io.BytesIO(data))
     await pair.accepted.lost
     assert pair.accepted.data == b"head" + data[1000 : 1000 + 2 * MEGABYTE] + b"tail"
+    await pair.finish()
+
+
+@on_every_loop
+async def test_nobody_writes_into_a_file_that_is_being_sent(hosts: Hosts) -> None:
+    loop = asyncio.get_running_loop()
+    data = random.Random(7).randbytes(3 * MEGABYTE)
+    pair = await connect(hosts)
+    transport = pair.connected.transport
+    sending = asyncio.create_task(transports.sendfile(loop, transport, io.BytesIO(data)))
+    await until(lambda: pair.accepted.data)
+    assert not sending.done()
+    with pytest.raises(RuntimeError, match="unable to write; sendfile is in progress"):
+        transport.write(b"between")
+    with pytest.raises(RuntimeError, match="unable to writelines; sendfile is in progress"):
+        transport.writelines([b"between"])
+    with pytest.raises(RuntimeError, match="already in progress"):
+        await transports.sendfile(loop, transport, io.BytesIO(data))
+    assert await sending == len(data)
+    transport.write(b"tail")
+    transport.close()
+    await pair.accepted.lost
+    assert pair.accepted.data == data + b"tail"
     await pair.finish()
 
 

@@ -38,6 +38,11 @@ def can_start_tls(transport: asyncio.BaseTransport) -> bool:
     return bool(getattr(transport, "_start_tls_compatible", False))
 
 
+def can_send_files(transport: asyncio.BaseTransport) -> bool:
+    """Return whether `transport` says that a file can be sent over it by `write`."""
+    return getattr(transport, "_sendfile_compatible", None) is SENDFILE_BY_WRITING
+
+
 async def send_file_by_writing(
     loop: asyncio.AbstractEventLoop,
     transport: asyncio.WriteTransport,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import socket
 from asyncio import constants
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from .._asyncio import SENDFILE_BY_WRITING
@@ -55,6 +56,9 @@ class StreamTransport(SocketTransport):
         # The socket was last seen without OUT: it would take nothing, at the cost of an
         # exception.  Its watch tells when it does again.
         self._full = False
+        self._file_sender: asyncio.Task[Any] | None = None
+        # Not everybody may write: `write_eof` was called, or a file is being sent.
+        self._guarded = False
         self._reader = self._read_data
         super().__init__(loop, sock, protocol, waiter, extra, server, context)
         try:
@@ -168,15 +172,16 @@ class StreamTransport(SocketTransport):
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """Send `data`, buffering what cannot be sent at once.
 
-        Raises TypeError for what is not bytes-like and RuntimeError after `write_eof`.
+        Raises TypeError for what is not bytes-like, and RuntimeError after `write_eof` and
+        while a file is being sent.
         """
         immutable = type(data) is bytes
         if not immutable and not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(
                 f"data argument must be a bytes-like object, not {type(data).__name__!r}"
             )
-        if self._eof:
-            raise RuntimeError("Cannot call write() after write_eof()")
+        if self._guarded:
+            self._check_writer("write")
         if not data:
             return
         if self._conn_lost:
@@ -201,6 +206,29 @@ class StreamTransport(SocketTransport):
                 rest = memoryview(rest)[sent:]
         self._keep(rest if immutable else bytes(rest))
 
+    def _check_writer(self, caller: str) -> None:
+        if self._eof:
+            raise RuntimeError(f"Cannot call {caller}() after write_eof()")
+        # The task that sends the file does nothing else meanwhile.
+        if self._file_sender is not asyncio.current_task():
+            raise RuntimeError(f"unable to {caller}; sendfile is in progress")
+
+    @contextlib.contextmanager
+    def sending_file(self) -> Iterator[None]:
+        """Refuse writes of all but the running task meanwhile.
+
+        Raises RuntimeError when that is so already.
+        """
+        if self._file_sender is not None:
+            raise RuntimeError("sendfile is already in progress")
+        self._file_sender = asyncio.current_task()
+        self._guarded = True
+        try:
+            yield
+        finally:
+            self._file_sender = None
+            self._guarded = self._eof
+
     def _keep(self, data: bytes | memoryview) -> None:
         self._buffer.append(data)
         self._buffer_size += len(data)
@@ -209,15 +237,15 @@ class StreamTransport(SocketTransport):
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
         """Send the concatenation of `list_of_data`, as `write` does."""
-        if self._eof:
-            raise RuntimeError("Cannot call writelines() after write_eof()")
+        if self._guarded:
+            self._check_writer("writelines")
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
         """Shut down the sending direction once all that is buffered has been sent."""
         if self._closing or self._eof:
             return
-        self._eof = True
+        self._eof = self._guarded = True
         if not self._buffer:
             self._shut_down_writing()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import ssl
 from asyncio import sslproto
 from typing import IO, TYPE_CHECKING, Any
 
-from .._asyncio import can_start_tls, send_file_by_writing, ssl_transport
+from .._asyncio import can_send_files, can_start_tls, send_file_by_writing, ssl_transport
 from ..sockets import UserSocket
 from .sockops import check_file
 from .stream import StreamTransport
@@ -156,14 +157,21 @@ async def sendfile(
 ) -> int:
     """Send `file` through `transport`, block by block under flow control; return the count.
 
-    As `asyncio.loop.sendfile`.  Raises RuntimeError when the transport is closing, or
-    when `fallback` is false: no system call can write to a user socket.
+    As `asyncio.loop.sendfile`; what others write to a `StreamTransport` meanwhile is
+    refused.  Raises RuntimeError when the transport is closing, is none of a stream, or
+    sends another file, and `asyncio.SendfileNotAvailableError` when `fallback` is false:
+    no system call can write to a user socket.
     """
     if transport.is_closing():
         raise RuntimeError("Transport is closing")
+    if not can_send_files(transport):
+        raise RuntimeError(f"sendfile is not supported for transport {transport!r}")
     check_file(file, offset, count)
     if not fallback:
-        raise RuntimeError(
+        raise asyncio.SendfileNotAvailableError(
             f"fallback is disabled and native sendfile is not supported for transport {transport!r}"
         )
-    return await send_file_by_writing(loop, transport, file, offset, count)
+    with contextlib.ExitStack() as guards:
+        if isinstance(transport, StreamTransport):
+            guards.enter_context(transport.sending_file())
+        return await send_file_by_writing(loop, transport, file, offset, count)
