@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import pytest
 
 from exact_backends import name_of
-from scale import fewer
+from scale import LONG, fewer
 from vpoll_asyncio import EventMask, VPoll
 from vpoll_asyncio.selector import VPollSelector
 from vpoll_asyncio.testing import TRAITS
@@ -49,7 +49,11 @@ OPERATIONS = {
     "fuse": 100_000,
 }
 """How many the setters do together, so that each backend takes some seconds; None: waiters
-that sit on the wait queue itself."""
+that sit on the wait queue itself.  With ``VPOLL_TEST_LONG`` a million on each, which takes
+some 15 s on `unixpair`, a minute or two on `tcppair` and on `fuse`."""
+
+if LONG:
+    OPERATIONS = dict.fromkeys(OPERATIONS, 1_000_000)
 
 Look = Callable[[], int]
 """Sleeps until one of a waiter's events is pending; returns those that are."""
@@ -108,8 +112,15 @@ def storm(
         lock.acquire()
     done = threading.Event()
     answers = dict.fromkeys(events, 0)
+    ended = threading.Semaphore(0)
 
     def setter(event: int) -> None:
+        try:
+            raise_bursts(event)
+        finally:
+            ended.release()
+
+    def raise_bursts(event: int) -> None:
         for _ in range(bursts):
             for _ in range(BURST // 2 - 1):
                 vpoll.add_events(event)
@@ -140,7 +151,9 @@ def storm(
             thread.start()
         try:
             with running(*(lambda event=event: setter(event) for event in events)):
-                pass
+                for _ in events:
+                    # Each of them gives up when it gets no answer to a burst.
+                    assert ended.acquire(timeout=bursts * patience)
         finally:
             done.set()
             vpoll.set_events(sum(events))

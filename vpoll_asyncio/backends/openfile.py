@@ -140,7 +140,8 @@ class OpenFile(FileState):
         me = get_ident()
         done = False
         while not done:
-            self.disturb(me)
+            if self.bias != me:
+                self.disturb(me)
             with self.lock:
                 done, new, failure = self._operate_locked(command, argument, me)
         return self._tell(new, failure)
@@ -198,12 +199,33 @@ class OpenFile(FileState):
         if self.direct != NOBODY and self.direct != me:
             # It has got the bias since we looked, and is at it already.
             return False, 0, None
-        if self.guarded and self.mirror is not None:
-            self.mirror.check_owner()
-        pending.append((command, argument))
-        failure = self.settle()
+        mirror = self.mirror
+        if self.guarded and mirror is not None:
+            mirror.check_owner()
+        failure = None
+        if mirror is None or self.busy or self.direct or pending or self.retired or self.map_err:
+            pending.append((command, argument))
+        else:
+            # As good as alone, and without the queue.
+            self.busy = True
+            self.ready = NOBODY
+            try:
+                if command == ADD:
+                    self.mask |= argument
+                elif command == DEL:
+                    self.mask &= ~argument
+                else:
+                    self.mask = argument
+                self.mask = mirror.apply(command, argument, self.mask)
+            except OSError as error:
+                failure = error
+                self._note_failure()
+            finally:
+                self.busy = False
+        if pending or self.retired:
+            failure = self.settle() or failure
         self._let_go()
-        return True, self._known(), failure
+        return True, self._known() if self.pending else self.mask, failure
 
     def disturb(self, me: int | None = None) -> None:
         """Take the bias from another thread; return when that is at no direct operation.
