@@ -6,7 +6,10 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from .hot.pipe import would_block
 
 if TYPE_CHECKING:
     from .sockaddr import Address
@@ -16,11 +19,6 @@ __all__ = ["Data", "SocketHooks", "would_block"]
 
 Data = bytes | memoryview
 """What `SocketHooks.do_send` is given: bytes as they are, all else as a flat view."""
-
-
-def would_block() -> BlockingIOError:
-    """Return the error with which a hook says that it would have to wait (EAGAIN)."""
-    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 class SocketHooks:
@@ -51,6 +49,13 @@ class SocketHooks:
         together; ``b""`` at the end.  Raises as `do_recv`, which it is unless overridden.
         """
         return self.do_recv(bufsize, 0)
+
+    def stream_calls(self) -> tuple[Callable[[int], bytes], Callable[[Data, int, None], int]]:
+        """Return (receive, send), which a stream's transport calls for every message.
+
+        They are `do_recv_some` and `do_send` unless the stack has shorter ways to these.
+        """
+        return self.do_recv_some, self.do_send
 
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
         """Return (data, msg_flags, sender); streams have no sender.

@@ -89,7 +89,7 @@ class DatagramSocket(UserSocket):
         try:
             with pcb.lock:
                 pcb.check_up()
-                pcb.send(data if type(data) is bytes else bytes(data), target, touched)
+                pcb.send_to(data if type(data) is bytes else bytes(data), target, touched)
         finally:
             publish(*touched)
         return len(data)

@@ -18,9 +18,9 @@ from .tcp import (
     LISTEN,
     SYN_SENT,
     UNCONNECTED,
-    Connection,
     Touched,
 )
+from .transfer import Transfer
 
 if TYPE_CHECKING:
     from .network import Host
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["StreamPcb"]
 
 
-class StreamPcb(Connection):
+class StreamPcb(Transfer):
     """One end of a stream, or a listener.  Called under the network's lock."""
 
     __slots__ = ()

@@ -14,10 +14,10 @@ change, and masks are computed from the state rather than from one another.
 from __future__ import annotations
 
 import errno
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from ...events import HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from ...events import HUP, RDHUP
+from ...hot.pipe import RCV, SND, PipeState, R, W
 from ...vpoll import VPoll
 from .addresses import ANY, ANY6, oserror
 
@@ -25,49 +25,37 @@ if TYPE_CHECKING:
     from .network import Host
     from .ports import PortTable
 
-__all__ = ["BOTH", "DEAD", "RCV", "SND", "Pcb", "R", "W", "publish", "show_cleared"]
+__all__ = ["BOTH", "DEAD", "RCV", "SND", "Pcb", "R", "W", "publish"]
 
-R: Final = IN | RDNORM
-W: Final = OUT | WRNORM
 DEAD: Final = R | W | HUP | RDHUP
 
-# The kernel's RCV_SHUTDOWN, SEND_SHUTDOWN and SHUTDOWN_MASK.
-RCV: Final = 1
-SND: Final = 2
+# The kernel's SHUTDOWN_MASK.
 BOTH: Final = 3
 
 
-class Pcb:
+class Pcb(PipeState):
     """One endpoint.  Everything but `publish` is called under `lock`."""
 
     __slots__ = (
         "addr_locked",
         "down",
-        "error",
         "held",
         "host",
         "key",
         "laddr",
-        "lock",
         "lport",
-        "mask",
         "options",
         "port_locked",
         "raddr",
-        "rcvbuf",
         "reuse",
         "reuseport",
         "rport",
-        "shut",
         "six",
-        "sndbuf",
         "table",
         "v6only",
-        "vpoll",
     )
 
     host: Host
-    lock: threading.RLock
     six: bool
     """Whether the socket is of AF_INET6."""
     laddr: str
@@ -75,8 +63,7 @@ class Pcb:
     """The local port as getsockname(2) tells it."""
     raddr: str
     rport: int
-    sndbuf: int
-    rcvbuf: int
+    vpoll: VPoll | None
     key: tuple[str, int, str, int] | None
     """What the host holds for a connection, so that no second one is like it."""
     table: PortTable[Any] | None
@@ -84,6 +71,7 @@ class Pcb:
     options: dict[tuple[int, int], int | bytes] | None
 
     def __init__(self, host: Host, six: bool) -> None:
+        super().__init__()
         self.host = host
         self.lock = host.network.lock
         self.six = six
@@ -97,10 +85,6 @@ class Pcb:
         self.addr_locked = self.port_locked = False
         self.v6only = self.reuse = self.reuseport = False
         self.options = None
-        self.vpoll: VPoll | None = None
-        self.error = 0
-        self.shut = 0
-        self.mask = 0
         self.down = False
 
     def take_error(self) -> int:
@@ -111,9 +95,8 @@ class Pcb:
             self.refresh()
         return number
 
-    def refresh(self) -> None:
-        """Compute `mask` anew."""
-        raise NotImplementedError
+    def show(self) -> None:
+        publish(self)
 
     def check_up(self) -> None:
         """Raise OSError (ENETDOWN) when the stack has been closed."""
@@ -189,19 +172,3 @@ def publish(*blocks: Pcb) -> None:
             # object is gone, of which its own waiters, and not its peer, have been told.
             if exc.errno != errno.EBADF and vpoll.failure is None:
                 raise
-
-
-def show_cleared(pcb: Pcb) -> None:
-    """Show a mask that has only lost events: no waiter has to hear of that.
-
-    A kernel object is told all the same.  On a vpoll without one the comparison and the
-    assignment are one step as far as threads and handlers can tell.
-    """
-    vpoll = pcb.vpoll
-    if vpoll is None:
-        return
-    file = vpoll.file
-    if file is None or file.pending is not None:
-        publish(pcb)
-    else:
-        file.mask = pcb.mask

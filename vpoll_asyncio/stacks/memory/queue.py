@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from ...hot.pipe import Chunk
 from .pcb import Pcb
 
 if TYPE_CHECKING:
@@ -21,37 +21,23 @@ URG_READ: Final = 2
 _CHUNKS: Final = 64
 _SMALL: Final = 1024
 
-_Chunk = bytes | bytearray | memoryview
-
-# Stands for the queue until the first byte comes: most connections of many wait.
-_NOTHING: Final[deque[_Chunk]] = deque(maxlen=0)
-
 
 class StreamQueue(Pcb):
-    """The part of a stream's block that holds what has been sent to it.
+    """The part of a stream's block that holds what has been sent to it."""
 
-    `used` counts the bytes.  Chunks leave the queue before they are looked at, and no
-    statement that counts has a call in it, so a signal handler that comes in between
-    may send or receive without a byte being lost or counted twice.
-    """
-
-    __slots__ = ("_chunks", "oobinline", "urg", "urg_at", "urg_byte", "used")
+    __slots__ = ("oobinline", "urg_at", "urg_byte")
 
     def __init__(self, host: Host, six: bool) -> None:
         super().__init__(host, six)
-        self._chunks = _NOTHING
-        self.used = 0
-        self.urg = 0
         self.urg_at = 0
         self.urg_byte = b""
         self.oobinline = False
 
     def append(self, data: bytes) -> None:
-        """Put `data`, which is not empty, at the end of the queue."""
         count = len(data)
-        chunks = self._chunks
-        if chunks is _NOTHING:
-            self._chunks = deque((data,))
+        chunks = self.chunks
+        if chunks is None:
+            self.chunks = [data]
         elif len(chunks) < _CHUNKS or count >= _SMALL:
             chunks.append(data)
         else:
@@ -63,16 +49,14 @@ class StreamQueue(Pcb):
         self.used += count
 
     def take(self, count: int) -> bytes:
-        """Return the first `count` bytes of the queue, fewer when there are fewer."""
-        chunks = self._chunks
-        try:
-            head = chunks.popleft()
-        except IndexError:
+        chunks = self.chunks
+        if not chunks:
             return b""
+        head = chunks.pop(0)
         size = len(head)
         if size > count:
             view = memoryview(head)
-            chunks.appendleft(view[count:])
+            chunks.insert(0, view[count:])
             data = bytes(view[:count])
             size = count
         else:
@@ -83,34 +67,15 @@ class StreamQueue(Pcb):
         self.used -= size
         return data
 
-    def take_some(self, count: int) -> bytes:
-        """Return at least one and at most `count` bytes, as they can be had without a copy."""
-        chunks = self._chunks
-        if not chunks or (len(chunks) > 1 and len(chunks[0]) < _SMALL):
-            return self.take(count)
-        try:
-            head = chunks.popleft()
-        except IndexError:
-            return b""
-        size = len(head)
-        if size > count:
-            chunks.appendleft(head)
-            return self.take(count)
-        self.used -= size
-        return head if type(head) is bytes else bytes(head)
-
     def _join(self, first: bytes, count: int) -> bytes:
-        chunks = self._chunks
-        parts: list[_Chunk] = [first]
+        chunks = self.chunks
+        parts: list[Chunk] = [first]
         count -= len(first)
-        while count:
-            try:
-                head = chunks.popleft()
-            except IndexError:
-                break
+        while count and chunks:
+            head = chunks.pop(0)
             if len(head) > count:
                 view = memoryview(head)
-                chunks.appendleft(view[count:])
+                chunks.insert(0, view[count:])
                 head = view[:count]
             parts.append(head)
             count -= len(head)
@@ -118,12 +83,12 @@ class StreamQueue(Pcb):
 
     def recount(self) -> None:
         """Count the bytes anew, after an exception came in between."""
-        self.used = sum(map(len, self._chunks))
+        self.used = sum(map(len, self.chunks or ()))
 
     def peek(self, count: int, start: int = 0) -> bytes:
         """Return up to `count` bytes from `start` of the queue, which stays as it is."""
-        parts: list[_Chunk] = []
-        for chunk in tuple(self._chunks):
+        parts: list[Chunk] = []
+        for chunk in tuple(self.chunks or ()):
             if count <= 0:
                 break
             if start >= len(chunk):
@@ -138,14 +103,14 @@ class StreamQueue(Pcb):
     def cut(self, count: int) -> None:
         """Drop what is behind the first `count` bytes, the urgent one perhaps."""
         kept = self.peek(count)
-        self._chunks = deque((kept,)) if kept else _NOTHING
+        self.chunks = [kept] if kept else None
         self.used = count = len(kept)
         if self.urg_at >= count:
             self.urg = 0
 
     def drop(self) -> None:
         """Drop everything."""
-        self._chunks = _NOTHING
+        self.chunks = None
         self.used = 0
         self.urg = 0
 

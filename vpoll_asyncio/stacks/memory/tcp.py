@@ -17,6 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from ...events import ERR, HUP, OUT, PRI, RDHUP
+from ...hot.pipe import CLOSE_WAIT, ESTABLISHED
 from .addresses import ANY, ANY6, oserror
 from .pcb import BOTH, RCV, SND, Pcb, R, W
 from .queue import URG_VALID, StreamQueue
@@ -45,8 +46,7 @@ __all__ = [
 CLOSE: Final = 0
 LISTEN: Final = 1
 SYN_SENT: Final = 2
-ESTABLISHED: Final = 3
-CLOSE_WAIT: Final = 4
+# ESTABLISHED and CLOSE_WAIT are the two in between.
 FIN_WAIT: Final = 5
 LAST_ACK: Final = 6
 
@@ -78,13 +78,9 @@ class Connection(StreamQueue):
         "backlog",
         "fin",
         "linger",
-        "lowat",
-        "orphan",
-        "peer",
         "phase",
         "queue",
         "server",
-        "state",
         "syns",
     )
 
@@ -98,14 +94,11 @@ class Connection(StreamQueue):
 
     def __init__(self, host: Host, six: bool) -> None:
         super().__init__(host, six)
-        self.state = CLOSE
         self.phase = UNCONNECTED
-        self.peer = self.server = None
+        self.server = None
         self.queue = self.syns = None
         self.backlog = 0
-        self.orphan = False
         self.fin = NO_FIN
-        self.lowat = 1
         self.linger: tuple[int, int] = (0, 0)
         self.sndbuf = DEFAULT_SNDBUF
         self.rcvbuf = DEFAULT_RCVBUF
@@ -119,7 +112,6 @@ class Connection(StreamQueue):
     # The mask: tcp_poll().
 
     def refresh(self) -> None:
-        """Compute `mask` anew."""
         # Twice: a signal handler may have changed the state, and set the mask, meanwhile.
         while True:
             self.mask = mask = self.poll()
@@ -161,7 +153,6 @@ class Connection(StreamQueue):
         return mask
 
     def writable(self) -> bool:
-        """Return whether a third of the send buffer is free (sk_stream_is_writeable)."""
         peer = self.peer
         return peer is None or 3 * (peer.used - peer.rcvbuf) <= 2 * self.sndbuf
 
@@ -377,7 +368,6 @@ class Connection(StreamQueue):
     # Data.
 
     def room_made(self, touched: Touched) -> None:
-        """What the peer still held may have arrived, since data were taken or the buffer grew."""
         sender = self.peer
         if self.fin == FIN_WAITS and self.used <= self.rcvbuf:
             self.receive_fin(touched)

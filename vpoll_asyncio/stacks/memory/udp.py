@@ -87,7 +87,7 @@ class DatagramPcb(Pcb):
         self.raddr = address
         self.rport = port
 
-    def send(self, data: bytes, target: tuple[str, int] | None, touched: list[Pcb]) -> None:
+    def send_to(self, data: bytes, target: tuple[str, int] | None, touched: list[Pcb]) -> None:
         """Send one datagram to `target` or to the peer (udp_sendmsg)."""
         if target is None:
             if not self.raddr:
