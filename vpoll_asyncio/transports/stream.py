@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._asyncio import SENDFILE_BY_WRITING
 from ..events import ERR, IN, OUT
+from ..hot.stream import StreamIO
 from ..sockets import UserSocket
 from .base import READ, TERMINAL, SocketTransport, logger
 from .errors import RETRY
@@ -59,7 +60,11 @@ class StreamTransport(SocketTransport):
         self._file_sender: asyncio.Task[Any] | None = None
         # Not everybody may write: `write_eof` was called, or a file is being sent.
         self._guarded = False
-        self._reader = self._read_data
+        receive, send = sock.stream_calls()
+        self._io = StreamIO(self, send, receive, self.max_size)
+        self._reader = self._io.read
+        # The class has the method, the object the way without a detour.
+        self.write = self._io.write  # type: ignore[method-assign]
         super().__init__(loop, sock, protocol, waiter, extra, server, context)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -70,7 +75,8 @@ class StreamTransport(SocketTransport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        self._reader = self._read_into_buffer if buffered else self._read_data
+        self._io.protocol = protocol  # type: ignore[assignment]
+        self._reader = self._read_into_buffer if buffered else self._io.read
         super().set_protocol(protocol)
         if self._interest == READ:
             self._watch.callback = self._reader
@@ -85,38 +91,22 @@ class StreamTransport(SocketTransport):
         elif interest == ERR:
             self._terminal_while_idle()
 
-    def _read_data(self, mask: int) -> None:
-        left = self.max_size
-        while True:
-            try:
-                data = self._sock.do_recv_some(left)
-            except RETRY:
-                self._would_block(mask, "Fatal read error on socket transport")
-                return
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._fatal_error(exc, "Fatal read error on socket transport")
-                return
-            if not data:
-                self._read_eof()
-                return
-            try:
-                self._protocol.data_received(data)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
-            left -= len(data)
-            # More of what comes in large pieces goes to the protocol in the same turn.
-            if len(data) < _LARGE or left < _LARGE or not self._goes_on():
-                return
+    # For StreamIO, as are the public methods without a place in asyncio's transports.
 
-    def _goes_on(self) -> bool:
+    def read_raised(self, exc: BaseException, mask: int) -> None:
+        if isinstance(exc, RETRY):
+            self._would_block(mask, "Fatal read error on socket transport")
+        else:
+            self._fatal_error(exc, "Fatal read error on socket transport")
+
+    def received_raised(self, exc: BaseException) -> None:
+        self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+
+    def goes_on(self) -> bool:
         vpoll = self._sock.vpoll
         return bool(
             self._interest & IN
-            and self._reader == self._read_data
+            and self._reader == self._io.read
             and not vpoll.closed
             and vpoll.peek() & IN
         )
@@ -142,7 +132,7 @@ class StreamTransport(SocketTransport):
             self._fatal_error(exc, "Fatal read error on socket transport")
             return
         if not count:
-            self._read_eof()
+            self.read_eof()
             return
         try:
             self._protocol.buffer_updated(count)
@@ -151,7 +141,7 @@ class StreamTransport(SocketTransport):
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
 
-    def _read_eof(self) -> None:
+    def read_eof(self) -> None:
         if self._loop.get_debug():
             logger.debug("%r received EOF", self)
         self._ended = True
@@ -175,6 +165,9 @@ class StreamTransport(SocketTransport):
         Raises TypeError for what is not bytes-like, and RuntimeError after `write_eof` and
         while a file is being sent.
         """
+        self._io.write(data)
+
+    def write_other(self, data: bytes | bytearray | memoryview[Any]) -> None:
         immutable = type(data) is bytes
         if not immutable and not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(
@@ -193,18 +186,32 @@ class StreamTransport(SocketTransport):
         if not self._buffer and not self._full:
             try:
                 sent = self._sock.do_send(rest, 0, None)
-            except RETRY:
-                sent = 0
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._fatal_error(exc, "Fatal write error on socket transport")
+                self.write_raised(rest, exc)
                 return
             if sent == len(rest):
                 return
             if sent:
                 rest = memoryview(rest)[sent:]
         self._keep(rest if immutable else bytes(rest))
+
+    def write_rest(self, data: bytes, sent: int) -> None:
+        self._keep(memoryview(data)[sent:])
+
+    def write_raised(self, data: bytes | memoryview, exc: BaseException) -> None:
+        if isinstance(exc, RETRY):
+            self._keep(data if type(data) is bytes else bytes(data))
+        else:
+            self._fatal_error(exc, "Fatal write error on socket transport")
+
+    def _refresh(self) -> None:
+        super()._refresh()
+        self._allow_direct()
+
+    def _allow_direct(self) -> None:
+        self._io.direct = not (self._buffer or self._full or self._conn_lost or self._guarded)
 
     def _check_writer(self, caller: str) -> None:
         if self._eof:
@@ -223,11 +230,13 @@ class StreamTransport(SocketTransport):
             raise RuntimeError("sendfile is already in progress")
         self._file_sender = asyncio.current_task()
         self._guarded = True
+        self._allow_direct()
         try:
             yield
         finally:
             self._file_sender = None
             self._guarded = self._eof
+            self._allow_direct()
 
     def _keep(self, data: bytes | memoryview) -> None:
         self._buffer.append(data)
@@ -246,6 +255,7 @@ class StreamTransport(SocketTransport):
         if self._closing or self._eof:
             return
         self._eof = self._guarded = True
+        self._allow_direct()
         if not self._buffer:
             self._shut_down_writing()
 
