@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from lwip_frames import frame, icmp
 from lwip_helpers import HOST4, PEER4, lwip_on_wire
@@ -63,6 +63,8 @@ class Source(abc.ABC):
 
     per_turn: ClassVar[int] = 1
     """How much of it one turn may do."""
+    members: ClassVar[int] = 1
+    """How many vpolls take turns."""
     stock: ClassVar[bool] = True
     """Whether asyncio's own loop can do it."""
     needs: ClassVar[tuple[str, ...]] = ()
@@ -152,11 +154,11 @@ class ReadyDescriptorWaiter(ReadyWaiter):
 
 
 class ThreeThousandReaders(Source):
-    per_turn = 3000
+    members = per_turn = 3000
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        vpolls = [new_vpoll(IN) for _ in range(self.per_turn)]
+        vpolls = [new_vpoll(IN) for _ in range(self.members)]
         for vpoll in vpolls:
             self.loop.add_reader(vpoll, self.call)
         yield
@@ -404,10 +406,18 @@ async def connected(
 # Victims.
 
 
-async def waits(victim: type[Victim], turns: Turns) -> list[int]:
-    """Have `victim` wait `ROUNDS` times; return how many turns it took each time."""
+class Wait(NamedTuple):
+    """How long a victim waited: in turns of the loop, and in calls of the source."""
+
+    turns: int
+    calls: int
+
+
+async def waits(victim: type[Victim], busy: Source) -> list[Wait]:
+    """Have `victim` wait `ROUNDS` times."""
+    turns = busy.turns
     loop = asyncio.get_running_loop()
-    found: list[int] = []
+    found: list[Wait] = []
     async with victim(loop).ready() as begin:
         for _ in range(ROUNDS):
             done: asyncio.Future[int] = loop.create_future()
@@ -419,10 +429,11 @@ async def waits(victim: type[Victim], turns: Turns) -> list[int]:
             turns.waiting = done
             turns.since = time.monotonic() + victim.delay
             turns.count = 0
+            before = busy.calls
             begin(came)
-            found.append(await done)
+            found.append(Wait(await done, busy.calls - before))
             turns.waiting = None
-            if found[-1] > STARVED:
+            if found[-1].turns > STARVED:
                 break
     return found
 
@@ -436,6 +447,8 @@ class Victim(abc.ABC):
 
     delay: ClassVar[float] = 0.0
     """Seconds until it is due."""
+    vpolls: ClassVar[int] = 0
+    """How many vpolls must have their turn until it is over, one after the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -485,6 +498,8 @@ class Descriptor(Victim):
 
 
 class Readable(Victim):
+    vpolls = 1
+
     @contextlib.asynccontextmanager
     async def ready(self) -> AsyncIterator[Begin]:
         def begin(done: Callable[[], None]) -> None:
@@ -502,6 +517,8 @@ class Readable(Victim):
 
 class Connection(Victim):
     """An echo over the memory stack."""
+
+    vpolls = 2
 
     @contextlib.asynccontextmanager
     async def ready(self) -> AsyncIterator[Begin]:

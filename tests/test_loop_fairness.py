@@ -54,10 +54,13 @@ def test_nobody_waits_for_more_than_a_few_turns(factory: LoopFactory, source: ty
             while not busy.calls:  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0)
             turns.all = busy.calls = 0
-            waited = {victim.__name__: await waits(victim, turns) for victim in VICTIMS}
+            waited = {victim: await waits(victim, busy) for victim in VICTIMS}
             calls = busy.calls
         turns.stop()
-        assert all(max(each) <= PATIENCE for each in waited.values()), waited
+        for victim, found in waited.items():
+            # What is a vpoll may wait until each of the others has had its turn.
+            others = 2 * victim.vpolls * busy.members
+            assert all(wait.turns <= PATIENCE or wait.calls <= others for wait in found), waited
         # Neither do its turns get longer and longer instead.
         assert 0 < calls <= (turns.all + 1) * busy.per_turn
 
