@@ -217,7 +217,7 @@ class StreamTransport(SocketTransport):
         if self._eof:
             raise RuntimeError(f"Cannot call {caller}() after write_eof()")
         # The task that sends the file does nothing else meanwhile.
-        if self._file_sender is not asyncio.current_task():
+        if self._file_sender is not asyncio.current_task(self._loop):
             raise RuntimeError(f"unable to {caller}; sendfile is in progress")
 
     @contextlib.contextmanager
@@ -228,7 +228,7 @@ class StreamTransport(SocketTransport):
         """
         if self._file_sender is not None:
             raise RuntimeError("sendfile is already in progress")
-        self._file_sender = asyncio.current_task()
+        self._file_sender = asyncio.current_task(self._loop)
         self._guarded = True
         self._allow_direct()
         try:
