@@ -1,0 +1,338 @@
+"""CPython's own suite of asyncio as this machine runs it, and where it may fail.
+
+Each module of the suite runs in a process of its own (``programs/cpython_asyncio.py``):
+it replaces loops and policies, and leaves threads, children and unclosed files behind.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+from typing import Any, Final, NamedTuple
+
+from processes import PROGRAMS, ROOT, SECONDS
+
+__all__ = ["EXCEPTIONS", "SETTINGS", "Except", "Setting", "allowed", "judge", "run_suite"]
+
+_ASYNCIO_ON_KERNEL: Final = (
+    "test_events",
+    "test_sock_lowlevel",
+    "test_streams",
+    "test_server",
+    "test_sendfile",
+    "test_buffered_proto",
+    "test_ssl",
+    "test_sslproto",
+    "test_subprocess",
+    "test_unix_events",
+)
+# uvloop has no sendfile and a TLS and a Server of its own, which test_sslproto and
+# test_server look into; test_unix_events replaces parts of asyncio's loop by mocks.
+_UVLOOP_ON_KERNEL: Final = (
+    "test_events",
+    "test_sock_lowlevel",
+    "test_streams",
+    "test_buffered_proto",
+    "test_ssl",
+    "test_subprocess",
+)
+# test_subprocess and test_unix_events have no sockets of the Internet.
+_ON_MEMORY: Final = _ASYNCIO_ON_KERNEL[:-2]
+
+
+class Setting(NamedTuple):
+    """A module of the suite, and what it runs on."""
+
+    loop: str
+    network: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.loop}-{self.network}-{self.module}"
+
+
+SETTINGS: Final = [
+    *(Setting("asyncio", "kernel", module) for module in _ASYNCIO_ON_KERNEL),
+    *(Setting("uvloop", "kernel", module) for module in _UVLOOP_ON_KERNEL),
+    *(Setting("asyncio", "memory", module) for module in _ON_MEMORY),
+    *(Setting("uvloop", "memory", module) for module in _ON_MEMORY),
+]
+
+
+class Except(NamedTuple):
+    """Cases that may not pass, and then must not."""
+
+    where: str
+    """Matches ``LOOP-NETWORK-MODULE``, as `fnmatch` does."""
+    cases: str
+    """Matches ``Class.method``: several patterns, separated by spaces."""
+    reason: str
+    runs: bool = True
+    """Whether they run and must fail, or are left out."""
+    since: tuple[int, ...] = (3, 11)
+    """The first Python that has them so."""
+    before: tuple[int, ...] = (3, 14)
+    """The first Python that does not have them so any more."""
+
+
+EXCEPTIONS: Final = [
+    # What says nothing about our loops.
+    Except(
+        "*-test_events",
+        "SelectEventLoopTests.* PollEventLoopTests.*",
+        "the same cases again, over another selector of which our loops have one",
+        runs=False,
+    ),
+    Except(
+        "*-test_sock_lowlevel",
+        "SelectEventLoopTests.* PollEventLoopTests.*",
+        "as in test_events",
+        runs=False,
+    ),
+    Except(
+        "*-test_sendfile",
+        "SelectEventLoopTests.* PollEventLoopTests.*",
+        "as in test_events",
+        runs=False,
+    ),
+    Except(
+        "asyncio-kernel-test_subprocess",
+        "SubprocessFastWatcherTests.*",
+        "the cases of SubprocessSafeWatcherTests again, whose watcher uses the loop alike",
+        runs=False,
+    ),
+    Except(
+        "uvloop-kernel-test_subprocess",
+        "SubprocessFastWatcherTests.* SubprocessPidfdWatcherTests.* SubprocessSafeWatcherTests.* "
+        "GenericWatcherTests.*",
+        "libuv waits for children itself, whatever the watcher",
+        runs=False,
+    ),
+    *(
+        Except(
+            where,
+            "HandleTests.* TimerTests.* AbstractEventLoopTests.* TestAbstractServer.* "
+            "PolicyTests.* TestCGetEventLoop.* TestPyGetEventLoop.*",
+            "asyncio's own classes, with mocks or without a loop",
+            runs=False,
+        )
+        for where in ("uvloop-*-test_events", "asyncio-memory-test_events")
+    ),
+    # uvloop itself differs, on the kernel's sockets and without us.
+    Except(
+        "uvloop-*-test_events",
+        "EPollEventLoopTests.test_add_signal_handler EPollEventLoopTests.test_bidirectional_pty",
+        "uvloop hears signals and reads terminals otherwise: both wait for half a minute",
+        runs=False,
+    ),
+    Except(
+        "uvloop-*-test_events",
+        "EPollEventLoopTests.test_subprocess_shell",
+        "uvloop may report the end of a child before that of its pipes",
+        runs=False,
+    ),
+    Except(
+        "uvloop-*-test_events",
+        "EPollEventLoopTests.test_prompt_cancellation EPollEventLoopTests.test_timeout_rounding "
+        "EPollEventLoopTests.test_internal_fds",
+        "looks into private fields of asyncio's loop",
+    ),
+    Except(
+        "uvloop-*-test_events",
+        "EPollEventLoopTests.test_create_unix_connection "
+        "EPollEventLoopTests.test_create_ssl_unix_connection",
+        "uvloop's transports are no asyncio.Transport",
+    ),
+    Except(
+        "uvloop-*-test_events",
+        "EPollEventLoopTests.test_run_until_complete_nesting "
+        "EPollEventLoopTests.test_subprocess_shell_invalid_args "
+        "EPollEventLoopTests.test_unclosed_pipe_transport "
+        "EPollEventLoopTests.test_writer_callback",
+        "uvloop's exceptions, warnings, messages and results of remove_writer",
+    ),
+    Except(
+        "uvloop-kernel-test_events",
+        "EPollEventLoopTests.test_create_connection EPollEventLoopTests.test_create_ssl_connection "
+        "EPollEventLoopTests.test_create_datagram_endpoint*",
+        "uvloop's transports are no asyncio.Transport",
+    ),
+    Except(
+        "uvloop-memory-test_server",
+        "SelectorStartServerTests.test_start_unix_server_1",
+        "a closed server of uvloop has a list of sockets, not a tuple",
+    ),
+    Except(
+        "uvloop-kernel-test_events",
+        "EPollEventLoopTests.test_create_connection_local_addr_in_use",
+        "uvloop's message does not name the address",
+    ),
+    Except(
+        "uvloop-kernel-test_events",
+        "EPollEventLoopTests.test_create_server_trsock",
+        "uvloop has a stand-in for sockets of its own",
+        since=(3, 12),
+    ),
+    Except(
+        "uvloop-kernel-test_sock_lowlevel",
+        "EPollEventLoopTests.test_create_connection_sock",
+        "uvloop's transports are no asyncio.Transport",
+    ),
+    Except(
+        "uvloop-kernel-test_sock_lowlevel",
+        "EPollEventLoopTests.test_recvfrom EPollEventLoopTests.test_recvfrom_into "
+        "EPollEventLoopTests.test_sendto_blocking",
+        "uvloop does not implement sock_recvfrom and its like",
+    ),
+    Except(
+        "uvloop-kernel-test_sock_lowlevel",
+        "EPollEventLoopTests.test_sock_client_racing",
+        "uvloop refuses to receive from a socket twice at a time, and the case waits for ever",
+        runs=False,
+    ),
+    Except(
+        "uvloop-kernel-test_ssl",
+        "TestSSL.test_flush_before_shutdown TestSSL.test_remote_shutdown_receives_trailing_data "
+        "TestSSL.test_shutdown_timeout_handler_not_set",
+        "uvloop's TLS shuts down otherwise: they wait for half a minute",
+        runs=False,
+    ),
+    Except(
+        "uvloop-kernel-test_subprocess",
+        "SubprocessThreadedWatcherTests.test_close_*ill_* "
+        "SubprocessThreadedWatcherTests.test_pause_reading "
+        "SubprocessThreadedWatcherTests.test_popen_error*",
+        "puts mocks in the place of subprocess.Popen and of private methods",
+    ),
+    Except(
+        "uvloop-kernel-test_subprocess",
+        "SubprocessThreadedWatcherTests.test_devstdin_input",
+        "libuv gives children a socket as standard input, which /dev/stdin cannot open",
+    ),
+    # Mocks.
+    *(
+        Except(
+            where,
+            "EPollEventLoopTests.test_create_server_multiple_hosts_ipv?",
+            "puts a mock in the place of asyncio.base_events.socket",
+        )
+        for where in ("uvloop-kernel-test_events", "*-memory-test_events")
+    ),
+    Except(
+        "*-memory-test_sock_lowlevel",
+        "EPollEventLoopTests.test_sendto_blocking",
+        "a mock of a socket is none of ours, though it passes for one",
+    ),
+    Except(
+        "*-memory-test_server",
+        "SelectorStartServerTests.test_start_server_1",
+        "looks into private fields of asyncio.Server in its last lines",
+    ),
+    Except(
+        "*-memory-test_server",
+        "TestServer2.test_wait_closed_basic TestServer2.test_wait_closed_race",
+        "calls private methods of asyncio.Server",
+        since=(3, 12),
+        before=(3, 13),
+    ),
+    Except(
+        "uvloop-memory-test_sendfile",
+        "EPollEventLoopTests.test_sendfile_no_fallback_for_fallback_transport",
+        "a mock of a transport is none of ours, and uvloop has no sendfile",
+    ),
+    # User sockets: docs/asyncio-differences.md.
+    Except(
+        "*-memory-test_events",
+        "EPollEventLoopTests.test_create_server_trsock",
+        "dup() of a user socket",
+        since=(3, 12),
+    ),
+    Except(
+        "*-memory-test_ssl",
+        "TestSSL.test_start_tls_client_corrupted_ssl",
+        "the peer corrupts the stream through a dup() of its socket",
+    ),
+    Except(
+        "*-memory-test_sslproto",
+        "SelectorStartTLSTests.test_start_tls_client_corrupted_ssl",
+        "the peer corrupts the stream through a dup() of its socket",
+    ),
+    Except(
+        "*-memory-test_events",
+        "EPollEventLoopTests.test_datagram_send_to_non_listening_address",
+        "a datagram to the same loop comes before a task that starts later",
+        since=(3, 13),
+    ),
+]
+
+
+def allowed(setting: Setting) -> list[Except]:
+    """Return the exceptions for `setting` on this Python."""
+    return [
+        each
+        for each in EXCEPTIONS
+        if fnmatch.fnmatchcase(str(setting), each.where)
+        and each.since <= sys.version_info < each.before
+    ]
+
+
+def _matches(case: str, each: Except) -> bool:
+    return any(fnmatch.fnmatchcase(case, pattern) for pattern in each.cases.split())
+
+
+def empty_network() -> list[str]:
+    """Return the command that runs another without any network, loopback included."""
+    return ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-U", "-r", "-n"]
+
+
+def run_suite(setting: Setting, *, isolated: bool = False) -> list[dict[str, Any]]:
+    """Run `setting` and return what the program reports, a dictionary a line.
+
+    isolated -- whether the kernel has no network meanwhile
+    """
+    patterns = [
+        pattern for each in allowed(setting) if not each.runs for pattern in each.cases.split()
+    ]
+    path = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [
+            *(empty_network() if isolated else ()),
+            sys.executable,
+            str(PROGRAMS / "cpython_asyncio.py"),
+            *setting,
+            *patterns,
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+        timeout=2 * SECONDS,
+    )
+    lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+    if not lines or "ended" not in lines[-1]:
+        last = lines[-1] if lines else "the start"
+        raise AssertionError(f"{setting} broke off after {last}: {done.stderr[-8000:]}")
+    return lines
+
+
+def judge(lines: list[dict[str, Any]], exceptions: list[Except]) -> list[str]:
+    """Return what is wrong with the outcomes in `lines`, given `exceptions`."""
+    outcomes = {line["case"]: line for line in lines if "outcome" in line}
+    left_out = [case for line in lines for case in line.get("left_out", ())]
+    wrong = []
+    for case, line in outcomes.items():
+        excused = any(_matches(case, each) for each in exceptions if each.runs)
+        passed = line["outcome"] == "passed"
+        if passed and excused:
+            wrong.append(f"{case} passes: it is no exception any more")
+        elif not passed and not excused:
+            wrong.append(f"{case} {line['outcome']}: {line['text']}")
+    for each in exceptions:
+        for pattern in each.cases.split():
+            known = outcomes if each.runs else left_out
+            if not fnmatch.filter(known, pattern):
+                wrong.append(f"{pattern} is no case of the suite: {each.reason}")
+    return wrong
