@@ -1,8 +1,7 @@
-"""What keeps an event loop busy for ever, and what waits for its turn meanwhile.
+"""What keeps an event loop busy for ever, and the turns that the loop makes meanwhile.
 
 A source always has something for the loop to do and counts how often the loop did it.
-A victim waits for one thing after the other, and what is measured is how many turns of
-the loop each took.  Turns are counted by a handle that schedules itself.
+Turns are counted by a handle that schedules itself.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from lwip_frames import frame, icmp
 from lwip_helpers import HOST4, PEER4, lwip_on_wire
@@ -25,8 +24,6 @@ from vpoll_asyncio.stacks.base import Stack
 
 IN, OUT = EventMask.IN, EventMask.OUT
 
-ROUNDS = 4
-"""How often a victim waits."""
 STARVED = 1000
 """Turns after which it is no use to wait any longer."""
 
@@ -401,150 +398,3 @@ async def connected(
         transport.abort()
         for _ in range(3):
             await asyncio.sleep(0)
-
-
-# Victims.
-
-
-class Wait(NamedTuple):
-    """How long a victim waited: in turns of the loop, and in calls of the source."""
-
-    turns: int
-    calls: int
-
-
-async def waits(victim: type[Victim], busy: Source) -> list[Wait]:
-    """Have `victim` wait `ROUNDS` times."""
-    turns = busy.turns
-    loop = asyncio.get_running_loop()
-    found: list[Wait] = []
-    async with victim(loop).ready() as begin:
-        for _ in range(ROUNDS):
-            done: asyncio.Future[int] = loop.create_future()
-
-            def came(done: asyncio.Future[int] = done) -> None:
-                if not done.done():
-                    done.set_result(turns.count)
-
-            turns.waiting = done
-            turns.since = time.monotonic() + victim.delay
-            turns.count = 0
-            before = busy.calls
-            begin(came)
-            found.append(Wait(await done, busy.calls - before))
-            turns.waiting = None
-            if found[-1].turns > STARVED:
-                break
-    return found
-
-
-Begin = Callable[[Callable[[], None]], None]
-"""Begins something; its argument is to be called when that has come."""
-
-
-class Victim(abc.ABC):
-    """Something that waits for its turn."""
-
-    delay: ClassVar[float] = 0.0
-    """Seconds until it is due."""
-    vpolls: ClassVar[int] = 0
-    """How many vpolls must have their turn until it is over, one after the other."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-
-    @abc.abstractmethod
-    def ready(self) -> contextlib.AbstractAsyncContextManager[Begin]:
-        """Prepare everything; yields what begins a wait."""
-
-
-class Handle(Victim):
-    @contextlib.asynccontextmanager
-    async def ready(self) -> AsyncIterator[Begin]:
-        def begin(done: Callable[[], None]) -> None:
-            self.loop.call_soon(done)
-
-        yield begin
-
-
-class Timer(Victim):
-    # libuv counts whole milliseconds, and begins with those of the turn before.
-    delay = 0.003
-
-    @contextlib.asynccontextmanager
-    async def ready(self) -> AsyncIterator[Begin]:
-        def begin(done: Callable[[], None]) -> None:
-            self.loop.call_later(0.001, done)
-
-        yield begin
-
-
-class Descriptor(Victim):
-    @contextlib.asynccontextmanager
-    async def ready(self) -> AsyncIterator[Begin]:
-        ours, theirs = socket.socketpair()
-
-        def begin(done: Callable[[], None]) -> None:
-            def receive() -> None:
-                ours.recv(1)
-                done()
-
-            self.loop.add_reader(ours, receive)
-            theirs.send(b"!")
-
-        with ours, theirs:
-            yield begin
-            self.loop.remove_reader(ours)
-
-
-class Readable(Victim):
-    vpolls = 1
-
-    @contextlib.asynccontextmanager
-    async def ready(self) -> AsyncIterator[Begin]:
-        def begin(done: Callable[[], None]) -> None:
-            def read() -> None:
-                vpoll.del_events(IN)
-                done()
-
-            self.loop.add_reader(vpoll, read)
-            vpoll.add_events(IN)
-
-        with new_vpoll() as vpoll:
-            yield begin
-            self.loop.remove_reader(vpoll)
-
-
-class Connection(Victim):
-    """An echo over the memory stack."""
-
-    vpolls = 2
-
-    @contextlib.asynccontextmanager
-    async def ready(self) -> AsyncIterator[Begin]:
-        answered: list[Callable[[], None]] = []
-
-        class Waiting(asyncio.Protocol):
-            transport: Any
-
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                self.transport = transport
-
-            def data_received(self, data: bytes) -> None:
-                answered.pop()()
-
-        class Answering(Waiting):
-            def data_received(self, data: bytes) -> None:
-                self.transport.write(data)
-
-        with open_stack("memory", ip="10.0.0.1/24") as stack:
-            async with connected(stack, Waiting, Answering) as protocol:
-
-                def begin(done: Callable[[], None]) -> None:
-                    answered.append(done)
-                    protocol.transport.write(b"!")
-
-                yield begin
-
-
-VICTIMS: list[type[Victim]] = [Handle, Timer, Descriptor, Readable, Connection]

@@ -11,7 +11,8 @@ from typing import Final
 
 import pytest
 
-from busy_loops import SOURCES, VICTIMS, Source, Turns, waits
+from busy_loops import SOURCES, Source, Turns
+from loop_victims import VICTIMS, waits
 from ourloops import ALL, OURS, LoopFactory, new_vpoll
 from vpoll_asyncio import EventMask, VPoll
 
