@@ -212,7 +212,7 @@ class VPoll(VPollState):
         if file.generation != FORKS.value:
             file.adopt()
         file.disturb()
-        with file.lock:
+        with file.guard():
             mirror = file.open_mirror()
             virtual = isinstance(mirror, VirtualMirror)
             # A handler may close this handle or get the descriptor for it at any call, so
@@ -280,7 +280,7 @@ class VPoll(VPollState):
         twin._fd = -1
         if file.generation != FORKS.value:
             file.adopt()
-        with file.lock:
+        with file.guard():
             if file.handles == 0:
                 self._raise_closed()
             file.handles += 1
@@ -298,10 +298,15 @@ class VPoll(VPollState):
         file, self.file = self.file, None
         if file is None:
             return
+        if file.lock is None and file.pending is None and file.handles == 1:
+            # No kernel object has been asked for, and nobody is at making one.
+            file.handles = 0
+            file.waiters = ()
+            return
         if file.generation != FORKS.value:
             file.adopt()
         file.disturb()
-        with file.lock:
+        with file.guard():
             fd, self._fd = self._fd, -1
             failure = file.close_handle(fd)
         if failure is not None:

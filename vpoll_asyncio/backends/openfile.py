@@ -41,6 +41,9 @@ _ANYBODY: Final = -1
 
 _PAUSE: Final = 50e-6  # seconds
 
+# Stands for the queue of retired descriptors until there is a kernel object: empty for ever.
+_NO_DESCRIPTORS: Final[deque[int]] = deque(maxlen=0)
+
 
 class OpenFile(FileState):
     """Mask, wait queue and kernel object of one vpoll.
@@ -73,10 +76,11 @@ class OpenFile(FileState):
     def __init__(self, mask: int, backend: Backend | None, need: int, map_err: bool) -> None:
         self.mask = mask
         self.waiters = ()
-        self.lock = threading.RLock()
+        # Made on demand: most vpolls never need it.
+        self.lock: threading.RLock | None = None
         self.mirror: Mirror | None = None
         self.pending = None
-        self.retired: deque[int] = deque()
+        self.retired = _NO_DESCRIPTORS
         self.busy = False
         # The thread whose operations may be direct: the first to operate the mirror.
         self.bias = _ANYBODY
@@ -105,7 +109,7 @@ class OpenFile(FileState):
         with FORKS.adoption:
             if self.generation == FORKS.value:
                 return
-            self.lock = threading.RLock()
+            self.lock = None
             self.busy = False
             self.ready = self.direct = NOBODY
             self.guarded = self.mirror is not None
@@ -115,6 +119,16 @@ class OpenFile(FileState):
                 if self.mirror is not None:
                     self.pending = deque()
             self.generation = FORKS.value
+
+    def guard(self) -> threading.RLock:
+        """Return the lock for whatever is more than one assignment."""
+        lock = self.lock
+        if lock is None:
+            made = threading.RLock()
+            if self.lock is None:
+                self.lock = made
+            lock = self.lock
+        return lock
 
     def shown(self, mask: int) -> int:
         """Return what the kernel object is to show for `mask`."""
@@ -142,7 +156,7 @@ class OpenFile(FileState):
         while not done:
             if self.bias != me:
                 self.disturb(me)
-            with self.lock:
+            with self.guard():
                 done, new, failure = self._operate_locked(command, argument, me)
         return self._tell(new, failure)
 
@@ -157,7 +171,7 @@ class OpenFile(FileState):
         if failure is not None:
             self._note_failure()
         self.disturb()
-        with self.lock:
+        with self.guard():
             failure = self.settle() or failure
             self._let_go()
             new = self._known()
@@ -292,10 +306,10 @@ class OpenFile(FileState):
             mask = self.mask
             if not self.pending:
                 return mask
-            with self.lock:
+            with self.guard():
                 return self._known()
         self.disturb()
-        with self.lock:
+        with self.guard():
             mirror = self.mirror
             if mirror is None or self.busy or self.direct or self.pending:
                 return self._known()
@@ -329,6 +343,8 @@ class OpenFile(FileState):
             backend = choose(self.need)
         # First of all: operations that interrupt `create` then wait in the queue.
         if self.pending is None:
+            if self.retired is _NO_DESCRIPTORS:
+                self.retired = deque()
             self.pending = deque()
         outermost, self.busy = not self.busy, True
         try:
