@@ -2,11 +2,12 @@
 
     python benchmarks/backends.py [--rounds N] [--unpinned]
 
-Every round runs each contender once, so that all meet the same weather.  Prints the best
-time of each and the median of the ratios within a round, to an eventfd and, for the
-pairs, to two sockets of the same kind.  All runs on one CPU, the daemons of `fuse` too, unless told
-otherwise: waking a process on another CPU costs more than the operation itself, and
-whether the scheduler does that depends on what else the machine is doing.
+Every round runs each contender once and shortly, so that all meet the same weather.  Prints
+the best time of each and two ratios, to an eventfd and, for the pairs, to two sockets of
+the same kind: that of the best times, which other programs on the machine disturb the
+least, and the median of those within a round.  All runs on one CPU, the daemons of `fuse`
+too, unless told otherwise: waking a process on another CPU costs more than the operation
+itself, and whether the scheduler does that depends on what else the machine is doing.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Contender(NamedTuple):
     set_events: Callable[[], object]
     wait: Callable[[], object]
     clear_events: Callable[[], object]
-    turns: int = 2000
+    turns: int = 100
 
 
 def by_eventfd(stack: ExitStack) -> Contender:
@@ -94,7 +95,7 @@ def by_vpoll(stack: ExitStack, backend: str, kind: str = "") -> Contender:
         lambda: vpoll.add_events(IN),
         lambda: epoll.poll(0),
         lambda: vpoll.del_events(IN),
-        200 if backend == "fuse" else 2000,
+        20 if backend == "fuse" else 100,
     )
 
 
@@ -125,7 +126,7 @@ def seconds(contender: Contender) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="cost of set -> wait -> clear")
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--unpinned", action="store_true")
     arguments = parser.parse_args()
     rounds = arguments.rounds
@@ -144,15 +145,16 @@ def main() -> None:
                 costs[contender.name].append(seconds(contender))
     for name, each in costs.items():
         print(f"{name:24} {min(each) * 1e6:8.2f} us", end="")
-        print(f"  {ratio(each, costs['eventfd by hand']):6.2f} x eventfd", end="")
+        print(f"  {ratios(each, costs['eventfd by hand'])} x eventfd", end="")
         if name in BY_HAND:
-            print(f"  {ratio(each, costs[BY_HAND[name]]):5.2f} x {BY_HAND[name]}", end="")
+            print(f"  {ratios(each, costs[BY_HAND[name]])} x {BY_HAND[name]}", end="")
         print()
 
 
-def ratio(costs: list[float], base: list[float]) -> float:
-    """Median of the ratios within a round."""
-    return statistics.median(one / other for one, other in zip(costs, base, strict=True))
+def ratios(costs: list[float], base: list[float]) -> str:
+    """The ratio of the best and, in brackets, the median of the ratios within a round."""
+    median = statistics.median(one / other for one, other in zip(costs, base, strict=True))
+    return f"{min(costs) / min(base):6.2f} ({median:.2f})"
 
 
 if __name__ == "__main__":

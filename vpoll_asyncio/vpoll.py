@@ -99,11 +99,12 @@ class VPoll(VPollState):
             return file.end_direct(error)
         finally:
             file.direct = NOBODY
-        if file.pending or file.retired:
+        if file.waiting:
             return file.end_direct()
         file.ready = file.bias
-        for waiter in file.waiters:
-            waiter(new)
+        if file.waiters:
+            for waiter in file.waiters:
+                waiter(new)
         return new
 
     def ask(self) -> int:

@@ -71,6 +71,7 @@ class OpenFile(FileState):
         "need",
         "ready",
         "retired",
+        "waiting",
     )
 
     def __init__(self, mask: int, backend: Backend | None, need: int, map_err: bool) -> None:
@@ -81,6 +82,8 @@ class OpenFile(FileState):
         self.mirror: Mirror | None = None
         self.pending = None
         self.retired = _NO_DESCRIPTORS
+        # Whether anything may be in either queue.
+        self.waiting = False
         self.busy = False
         # The thread whose operations may be direct: the first to operate the mirror.
         self.bias = _ANYBODY
@@ -185,9 +188,11 @@ class OpenFile(FileState):
         return new
 
     def _let_go(self) -> None:
-        waits = self.busy or self.direct or self.pending or self.retired
+        if self.busy or self.direct or self.pending or self.retired:
+            return
+        self.waiting = False
         # A handler may have forked, and this be the child.
-        if not waits and self.generation == FORKS.value:
+        if self.generation == FORKS.value:
             self.ready = self.bias
 
     def _operate_locked(
@@ -218,6 +223,7 @@ class OpenFile(FileState):
             mirror.check_owner()
         failure = None
         if mirror is None or self.busy or self.direct or pending or self.retired or self.map_err:
+            self.waiting = True
             pending.append((command, argument))
         else:
             # As good as alone, and without the queue.
@@ -384,6 +390,7 @@ class OpenFile(FileState):
             self.waiters = ()
         if self.mirror is None:
             return None
+        self.waiting = True
         self.retired.append(fd)
         failure = self.settle()
         self._let_go()
