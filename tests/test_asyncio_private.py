@@ -12,6 +12,7 @@ import socket
 import ssl
 import sys
 import warnings
+from asyncio import transports
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any
@@ -129,7 +130,7 @@ def test_loop_knows_whether_it_handles_signals(loop: asyncio.SelectorEventLoop) 
     assert not _asyncio.handles_signals(loop)
 
 
-class BlockWriter(_asyncio.FlowControlMixin):
+class BlockWriter(_asyncio.FlowControl):
     """A transport that takes everything at once."""
 
     _start_tls_compatible = True
@@ -160,6 +161,16 @@ class BlockWriter(_asyncio.FlowControlMixin):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+
+def test_flow_control_begins_as_asyncio_begins_it(loop: asyncio.SelectorEventLoop) -> None:
+    stock = transports._FlowControlMixin(None, loop)
+    ours = _asyncio.FlowControl(loop)
+    names = set(transports._FlowControlMixin.__slots__)
+    assert names
+    assert {name: getattr(ours, name) for name in names} == {
+        name: getattr(stock, name) for name in names
+    }
 
 
 def test_file_is_sent_by_writing(loop: asyncio.SelectorEventLoop) -> None:

@@ -409,7 +409,7 @@ async def test_closing_the_socket_under_the_transport_ends_it(hosts: Hosts) -> N
     lost = await protocol.lost
     assert isinstance(lost, OSError)
     assert lost.errno == errno.EBADF
-    await until(lambda: len(pair.server._clients) == 1)
+    await until(lambda: pair.server._clients == 1)
     await pair.finish()
 
 

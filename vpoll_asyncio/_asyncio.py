@@ -20,8 +20,22 @@ SENDFILE_CALLER: Final[CodeType] = (
 )
 SSL_CALLER: Final[CodeType] = ssl.SSLSocket._create.__func__.__code__  # type: ignore[attr-defined]
 
-# Flow control as asyncio's own transports have it: loop.sendfile and TLS look for this class.
-FlowControlMixin = transports._FlowControlMixin
+
+class FlowControl(transports._FlowControlMixin):
+    """Flow control as asyncio's own transports have it: loop.sendfile and TLS look for this.
+
+    What the constructors above would do, without the calls; and ``get_extra_info`` is its
+    subclasses'.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._protocol_paused = False
+        self._high_water = 64 * 1024
+        self._low_water = 16 * 1024
+
 
 # What loop.sendfile of a stock loop looks for: a transport that is written to block by block.
 SENDFILE_BY_WRITING: Final = constants._SendfileMode.FALLBACK

@@ -7,34 +7,44 @@ inside its own socket, so a connection that only its peer knows of would be garb
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
 from ..stacks.base import Stack
 
-__all__ = ["attach", "drop", "hold", "release"]
-
-_held: dict[asyncio.AbstractEventLoop, dict[object, Callable[[], object]]] = {}
+__all__ = ["Held", "attach", "drop", "held", "hold", "release"]
 
 
-def hold(loop: asyncio.AbstractEventLoop, thing: object, unwatch: Callable[[], object]) -> None:
-    """Keep `thing` alive until `drop`, or until `loop` is closed; then call `unwatch`.
+class Held(Protocol):
+    """What waits on wait queues, and is held by nothing else."""
 
-    `unwatch` must take from the wait queues what refers to `thing`: the stack may hold them.
-    """
-    held = _held.get(loop)
-    if held is None:
+    def unwatch(self) -> None:
+        """Take from the wait queues what refers to this: the stack may hold them."""
+
+
+_held: dict[asyncio.AbstractEventLoop, set[Held]] = {}
+
+
+def hold(loop: asyncio.AbstractEventLoop, thing: Held) -> None:
+    """Keep `thing` alive until `drop`, or until `loop` is closed; then call `unwatch`."""
+    things = _held.get(loop)
+    if things is None:
         for other in list(_held):
             if other.is_closed():
                 release(other)
-        held = _held.setdefault(loop, {})
-    held[thing] = unwatch
+        things = _held.setdefault(loop, set())
+    things.add(thing)
 
 
-def drop(loop: asyncio.AbstractEventLoop, thing: object) -> None:
+def held(loop: asyncio.AbstractEventLoop) -> list[Held]:
+    """Return what is held for `loop`."""
+    return list(_held.get(loop, ()))
+
+
+def drop(loop: asyncio.AbstractEventLoop, thing: Held) -> None:
     """Undo `hold`.  What is not held is ignored."""
-    held = _held.get(loop)
-    if held is not None:
-        held.pop(thing, None)
+    things = _held.get(loop)
+    if things is not None:
+        things.discard(thing)
 
 
 def release(loop: asyncio.AbstractEventLoop) -> None:
@@ -43,8 +53,8 @@ def release(loop: asyncio.AbstractEventLoop) -> None:
     What is still open then gives its ResourceWarning.  Loops of this package call it
     when they are closed; for other loops it happens when the next loop is used.
     """
-    for unwatch in _held.pop(loop, {}).values():
-        unwatch()
+    for thing in _held.pop(loop, ()):
+        thing.unwatch()
 
 
 def attach(loop: asyncio.AbstractEventLoop, stack: Stack) -> None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .._asyncio import FlowControlMixin
+from .._asyncio import FlowControl
 from ..events import ERR, HUP, IN, OUT, RDHUP
 from ..sockets import UserSocket
 from ..watch import Watch
@@ -20,7 +20,7 @@ from .view import SocketView
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["READ", "TERMINAL", "SocketTransport", "logger", "wake_waiter"]
+__all__ = ["READ", "TERMINAL", "SocketTransport", "logger"]
 
 # asyncio's own: who filters asyncio's messages means these too.
 logger = logging.getLogger("asyncio")
@@ -29,13 +29,14 @@ TERMINAL = ERR | HUP
 READ = IN | RDHUP
 
 
-def wake_waiter(waiter: asyncio.Future[None]) -> None:
-    """Tell `waiter` that its transport is there, unless it was cancelled."""
-    if not waiter.done():
-        waiter.set_result(None)
+def _answer(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except OSError:
+        return None
 
 
-class SocketTransport(FlowControlMixin):
+class SocketTransport(FlowControl):
     """A transport over a user socket, on any loop, without a descriptor.
 
     It waits on the socket's vpoll, level-triggered.  A terminal event (ERR, HUP) that
@@ -49,7 +50,7 @@ class SocketTransport(FlowControlMixin):
     """Bytes that one turn reads at most."""
 
     _loop: asyncio.AbstractEventLoop
-    _extra: dict[str, Any]
+    _protocol: Any
     _closed = True
     _reader: Callable[[int], None]
     """Reads what waits; called with the mask."""
@@ -64,11 +65,11 @@ class SocketTransport(FlowControlMixin):
         sock: UserSocket,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
+        peername: Any = None,
         server: Server | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
-        super().__init__(extra, loop)
+        super().__init__(loop)
         self._sock = sock
         self._context = contextvars.copy_context() if context is None else context
         self._server = server
@@ -81,37 +82,50 @@ class SocketTransport(FlowControlMixin):
         # A terminal event was seen while there was nothing to read or write.
         self._deaf = False
         self._interest = 0
-        self._protocol: Any = None
-        self._fill_extra()
+        self._view: SocketView | None = None
+        # As they are now: a connection that has ended has no peer any more.
+        self._sockname = _answer(sock.getsockname)
+        self._peername = _answer(sock.getpeername) if peername is None else peername
         self.set_protocol(protocol)
         self._watch = Watch(
             loop, sock.vpoll, 0, self._ready, context=self._context, gone=self._socket_closed
         )
         self._closed = False
-        hold(loop, self, self._watch.cancel)
+        hold(loop, self)
         if server is not None:
-            server.attach(self)
-        loop.call_soon(protocol.connection_made, self, context=self._context)
-        loop.call_soon(self._start, context=self._context)
-        if waiter is not None:
-            loop.call_soon(wake_waiter, waiter)
+            server.attach()
+        loop.call_soon(self._begin, protocol, waiter, context=self._context)
 
-    def _fill_extra(self) -> None:
-        extra = self._extra
-        extra["socket"] = SocketView(self._sock)
-        for name, ask in (
-            ("sockname", self._sock.getsockname),
-            ("peername", self._sock.getpeername),
-        ):
-            if name == "sockname" or name not in extra:
-                try:
-                    extra[name] = ask()
-                except OSError:
-                    extra[name] = None
+    def _begin(self, protocol: asyncio.BaseProtocol, waiter: asyncio.Future[None] | None) -> None:
+        try:
+            protocol.connection_made(self)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(protocol.connection_made, exc)
+        finally:
+            self._started = True
+            self._refresh()
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
-    def _start(self) -> None:
-        self._started = True
-        self._refresh()
+    def _report(self, callback: Callable[..., object], exc: BaseException) -> None:
+        """Tell the loop of an exception as `asyncio.Handle` does."""
+        self._loop.call_exception_handler(
+            {
+                "message": f"Exception in callback {callback!r}",
+                "exception": exc,
+                "handle": asyncio.Handle(callback, (self,), self._loop, self._context),
+            }
+        )
+
+    def unwatch(self) -> None:
+        """Hear of no events any more: the loop has been closed."""
+        self._watch.cancel()
+
+    def belongs_to(self, server: Server) -> bool:
+        """Return whether this is a connection of `server`."""
+        return self._server is server
 
     # What is waited for.
 
@@ -169,6 +183,22 @@ class SocketTransport(FlowControlMixin):
         self._fatal_error(closed_error(), "The socket was closed under its transport")
 
     # What programs call.
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what `asyncio.BaseTransport.get_extra_info` has of a connection.
+
+        "socket" is a `SocketView`; "sockname" and "peername" are what they were at first,
+        None where the socket had none.
+        """
+        if name == "peername":
+            return self._peername
+        if name == "sockname":
+            return self._sockname
+        if name != "socket":
+            return default
+        if self._view is None:
+            self._view = SocketView(self._sock)
+        return self._view
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Call `protocol` from now on."""
@@ -270,15 +300,15 @@ class SocketTransport(FlowControlMixin):
         finally:
             server, self._server = self._server, None
             if server is not None:
-                server.detach(self)
+                server.detach()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "closing" if self._closing else "open"
         reading = "polling" if self._interest & IN else "idle"
         writing = "polling" if self._interest & OUT else "idle"
         return (
-            f"<{type(self).__name__} {state} {self._extra.get('sockname')} "
-            f"peer={self._extra.get('peername')} read={reading} "
+            f"<{type(self).__name__} {state} {self._sockname} "
+            f"peer={self._peername} read={reading} "
             f"write=<{writing}, bufsize={self.get_write_buffer_size()}>>"
         )
 

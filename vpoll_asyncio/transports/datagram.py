@@ -45,14 +45,13 @@ class DatagramTransport(SocketTransport, asyncio.DatagramTransport):
         protocol: asyncio.DatagramProtocol,
         address: Any = None,
         waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
     ) -> None:
         self._address = address
         self._buffer: collections.deque[tuple[bytes, Any]] = collections.deque()
         self._buffer_size = 0
         self._reader = self._receive
-        super().__init__(loop, sock, protocol, waiter, extra)
-        self._connected = bool(self._extra["peername"])
+        super().__init__(loop, sock, protocol, waiter)
+        self._connected = bool(self.get_extra_info("peername"))
 
     def _receive(self, mask: int) -> None:
         for _ in range(_BATCH):

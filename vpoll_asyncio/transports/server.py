@@ -7,7 +7,6 @@ import contextvars
 import errno
 import ssl
 import sys
-import weakref
 from asyncio import constants
 from collections.abc import Callable
 from typing import Any, Final
@@ -16,7 +15,7 @@ from ..events import IN
 from ..sockets import UserSocket
 from ..stacks.base import activated
 from ..watch import Watch
-from .alive import drop, hold
+from .alive import drop, held, hold
 from .base import SocketTransport, logger
 from .errors import RETRY, closed_error, stack_down
 from .stream import StreamTransport
@@ -146,8 +145,8 @@ class Server(asyncio.AbstractServer):
             context = contextvars.copy_context()
             context.run(activated.set, sock.stack)
             self._listeners.append(_Listener(self, sock, context))
-        # Weak: an abandoned transport is still to give its ResourceWarning.
-        self._clients: weakref.WeakSet[SocketTransport] = weakref.WeakSet()
+        # Only counted: an abandoned transport is still to give its ResourceWarning.
+        self._clients = 0
         self._waiters: list[asyncio.Future[None]] | None = []
         self._serving = False
         self._forever: asyncio.Future[None] | None = None
@@ -173,15 +172,14 @@ class Server(asyncio.AbstractServer):
         if self._serving or self._listeners is None:
             return
         self._serving = True
-        listeners = self._listeners
-
-        def unwatch() -> None:
-            for listener in listeners:
-                listener.unwatch()
-
-        hold(self._loop, self, unwatch)
-        for listener in listeners:
+        hold(self._loop, self)
+        for listener in self._listeners:
             listener.start(self._backlog)
+
+    def unwatch(self) -> None:
+        """Hear of no connections any more: the loop has been closed."""
+        for listener in self._listeners or ():
+            listener.unwatch()
 
     async def start_serving(self) -> None:
         """Accept connections from now on; nothing changes when that is so already.
@@ -252,13 +250,20 @@ class Server(asyncio.AbstractServer):
 
     def close_clients(self) -> None:
         """Close every connection of the server, sending what is buffered."""
-        for transport in list(self._clients):
+        for transport in self._connections():
             transport.close()
 
     def abort_clients(self) -> None:
         """Close every connection of the server at once."""
-        for transport in list(self._clients):
+        for transport in self._connections():
             transport.abort()
+
+    def _connections(self) -> list[SocketTransport]:
+        return [
+            thing
+            for thing in held(self._loop)
+            if isinstance(thing, SocketTransport) and thing.belongs_to(self)
+        ]
 
     async def wait_closed(self) -> None:
         """Wait until the server is closed and, from Python 3.12 on, its connections too."""
@@ -277,13 +282,13 @@ class Server(asyncio.AbstractServer):
 
     # What listeners and transports call.
 
-    def attach(self, transport: SocketTransport) -> None:
-        """Count `transport` among the connections."""
-        self._clients.add(transport)
+    def attach(self) -> None:
+        """Count one more connection."""
+        self._clients += 1
 
-    def detach(self, transport: SocketTransport) -> None:
-        """Count `transport` no more."""
-        self._clients.discard(transport)
+    def detach(self) -> None:
+        """Count one connection less."""
+        self._clients -= 1
         self._wake_if_done()
 
     def accepted(self, sock: UserSocket, address: Any) -> None:
@@ -295,12 +300,11 @@ class Server(asyncio.AbstractServer):
 
     def _serve(self, sock: UserSocket, address: Any, context: contextvars.Context) -> None:
         protocol: asyncio.BaseProtocol | None = None
-        extra = {"peername": address}
         try:
             protocol = self._protocol_factory()
             if self._ssl_context is None:
                 StreamTransport(
-                    self._loop, sock, protocol, extra=extra, server=self, context=context
+                    self._loop, sock, protocol, peername=address, server=self, context=context
                 )
                 return
             make_tls(
@@ -309,7 +313,7 @@ class Server(asyncio.AbstractServer):
                 protocol,
                 self._ssl_context,
                 server_side=True,
-                extra=extra,
+                peername=address,
                 server=self,
                 ssl_handshake_timeout=self._ssl_handshake_timeout,
                 ssl_shutdown_timeout=self._ssl_shutdown_timeout,

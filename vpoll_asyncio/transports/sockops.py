@@ -48,35 +48,46 @@ def _check(loop: asyncio.AbstractEventLoop, sock: UserSocket) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
+class _Waiting:
+    """A wait for events of a socket; whoever waits for `future` may be held by nothing else."""
+
+    __slots__ = ("_watch", "future")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: UserSocket) -> None:
+        self.future: asyncio.Future[int] = loop.create_future()
+        self._watch = Watch(loop, sock.vpoll, 0, self._ready, gone=self._gone)
+
+    def begin(self, mask: int) -> None:
+        self._watch.set_interest(mask)
+
+    def unwatch(self) -> None:
+        self._watch.cancel()
+
+    def _ready(self, seen: int) -> None:
+        self._watch.cancel()
+        if not self.future.done():
+            self.future.set_result(seen)
+
+    def _gone(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(closed_error())
+
+
 async def wait_ready(loop: asyncio.AbstractEventLoop, sock: UserSocket, mask: int) -> int:
     """Wait until an event of `mask`, ERR or HUP is pending on `sock`; return what is.
 
     Attaches the socket's stack to `loop`, which a waiting caller needs driven.  Raises
     OSError (EBADF) when the socket is or gets closed.
     """
-    future: asyncio.Future[int] = loop.create_future()
-    watch: Watch | None = None
-
-    def ready(seen: int) -> None:
-        assert watch is not None
-        watch.cancel()
-        if not future.done():
-            future.set_result(seen)
-
-    def gone() -> None:
-        if not future.done():
-            future.set_exception(closed_error())
-
     attach(loop, sock.stack)
-    watch = Watch(loop, sock.vpoll, 0, ready, gone=gone)
-    # Whoever waits for this future may be held by nothing else.
-    hold(loop, future, watch.cancel)
+    waiting = _Waiting(loop, sock)
+    hold(loop, waiting)
     try:
-        watch.set_interest(mask)
-        return await future
+        waiting.begin(mask)
+        return await waiting.future
     finally:
-        watch.cancel()
-        drop(loop, future)
+        waiting.unwatch()
+        drop(loop, waiting)
 
 
 async def _when_ready(
@@ -178,9 +189,11 @@ async def sock_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, addres
         return
     except RETRY:
         pass
-    await wait_ready(loop, sock, OUT)
-    if sock.vpoll.closed:
-        raise closed_error()
+    # Where the stack has the answer at once, the kernel's connect(2) would wait for nothing.
+    if not sock.vpoll.peek() & (OUT | _TERMINAL):
+        await wait_ready(loop, sock, OUT)
+        if sock.vpoll.closed:
+            raise closed_error()
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:
         raise OSError(number, f"Connect call failed {address}")

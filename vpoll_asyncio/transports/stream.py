@@ -29,6 +29,9 @@ _JOINED: Final = 64 * 1024
 # Sends in one turn, so that a stack that takes everything does not keep the loop.
 _SENDS: Final = 16
 
+# Stands for the buffer until something has to wait: empty for ever.
+_NOTHING: Final[collections.deque[bytes | memoryview]] = collections.deque(maxlen=0)
+
 
 class StreamTransport(SocketTransport):
     """A `asyncio.Transport` over a connected stream socket.
@@ -47,11 +50,11 @@ class StreamTransport(SocketTransport):
         sock: UserSocket,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
+        peername: Any = None,
         server: Server | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
-        self._buffer: collections.deque[bytes | memoryview] = collections.deque()
+        self._buffer = _NOTHING
         self._buffer_size = 0
         self._eof = False
         # The socket was last seen without OUT: it would take nothing, at the cost of an
@@ -65,7 +68,7 @@ class StreamTransport(SocketTransport):
         self._reader = self._io.read
         # The class has the method, the object the way without a detour.
         self.write = self._io.write  # type: ignore[method-assign]
-        super().__init__(loop, sock, protocol, waiter, extra, server, context)
+        super().__init__(loop, sock, protocol, waiter, peername, server, context)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
@@ -239,6 +242,8 @@ class StreamTransport(SocketTransport):
             self._allow_direct()
 
     def _keep(self, data: bytes | memoryview) -> None:
+        if self._buffer is _NOTHING:
+            self._buffer = collections.deque()
         self._buffer.append(data)
         self._buffer_size += len(data)
         self._refresh()

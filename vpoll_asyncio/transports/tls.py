@@ -36,7 +36,7 @@ def make_tls(
     *,
     server_side: bool = False,
     server_hostname: str | None = None,
-    extra: dict[str, Any] | None = None,
+    peername: Any = None,
     server: Server | None = None,
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
@@ -53,7 +53,7 @@ def make_tls(
         ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
         ssl_shutdown_timeout=ssl_shutdown_timeout,
     )
-    StreamTransport(loop, sock, tls, extra=extra, server=server, context=context)
+    StreamTransport(loop, sock, tls, peername=peername, server=server, context=context)
     return ssl_transport(tls)
 
 
