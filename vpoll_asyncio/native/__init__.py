@@ -88,6 +88,7 @@ HELPERS: dict[str, Helper] = {
                 "check.c",
                 "icmp.c",
                 "isn.c",
+                "chksum.c",
                 "sock.c",
                 "option.c",
                 "stream.c",

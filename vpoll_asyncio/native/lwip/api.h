@@ -80,6 +80,8 @@ int vp_mask(uint64_t handle);
 int64_t vp_getopt(uint64_t handle, int option);
 int vp_setopt(uint64_t handle, int option, int64_t value);
 
+uint16_t lwip_standard_chksum(const void *data, int len);
+
 enum vp_flags { VP_PEEK = 1, VP_TRUNC = 2, VP_WAIT = 4 };
 
 enum vp_option {
