@@ -69,6 +69,19 @@ int nets_is_broadcast(const ip_addr_t *addr)
     return 0;
 }
 
+/* Whether what goes from one address to the other never sees the link: the cases in which
+ * ip4_output_if_src() and ip6_output_if_src() hand a packet to netif_loop_output(). */
+int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote)
+{
+    struct netif *netif = ip_route(local, remote);
+    if (netif == NULL)
+        return 0;
+    if (netif == &loopback)
+        return 1;
+    return IP_IS_V6(remote) ? netif_get_ip6_addr_match(netif, ip_2_ip6(remote)) >= 0
+                            : ip4_addr_cmp(ip_2_ip4(remote), netif_ip4_addr(netif));
+}
+
 static err_t link_output(struct netif *netif, struct pbuf *p)
 {
     LWIP_UNUSED_ARG(netif);

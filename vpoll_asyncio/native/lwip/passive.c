@@ -96,6 +96,7 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
     ip_addr_copy(child->remote, pcb->remote_ip);
     child->local_port = pcb->local_port;
     child->remote_port = pcb->remote_port;
+    stream_lengthen_segments(pcb);
     stream_adopt(child, pcb);
     if (s->aq_head == NULL)
         s->aq_head = child;

@@ -101,6 +101,7 @@ struct pbuf *nets_loop_pop(struct netif *netif);
 struct netif *nets_first(void);
 int nets_own_address(const ip_addr_t *addr);
 int nets_is_broadcast(const ip_addr_t *addr);
+int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote);
 
 /* link.c */
 int link_open(const struct vp_config *config);
@@ -136,6 +137,7 @@ uint32_t stream_mask(const struct sock *s);
 int stream_create(struct sock *s);
 void stream_close(struct sock *s);
 void stream_kill(struct sock *s, int error);
+void stream_lengthen_segments(struct tcp_pcb *pcb);
 void stream_adopt(struct sock *s, struct tcp_pcb *pcb);
 void stream_forget(struct tcp_pcb *pcb);
 int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port);
