@@ -35,7 +35,7 @@ def rows(printed: str) -> dict[str, dict[str, tuple[str, str]]]:
 def test_info_lists_what_the_library_knows(capsys: Printed) -> None:
     assert cli.main(["info"]) == 0
     tables = rows(capsys.readouterr().out)
-    assert list(tables) == ["Backends", "Stacks", "Links", "Loops"]
+    assert list(tables) == ["Backends", "Stacks", "Links", "Accelerator", "Loops"]
     assert list(tables["Backends"]) == [info.name for info in backends()]
     assert list(tables["Stacks"]) == [info.name for info in stacks.available()]
     assert list(tables["Links"]) == [info.name for info in links.available()]

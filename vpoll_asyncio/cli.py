@@ -96,6 +96,17 @@ def _rows(parts: Iterable[_Part]) -> list[tuple[str, str, str]]:
     return [(part.name, "yes" if part.available else "no", part.why) for part in parts]
 
 
+def _accelerator() -> tuple[str, str]:
+    from . import native
+    from .hot.accelerator import ACCELERATOR, CHOICE
+
+    if ACCELERATOR is not None:
+        return "yes", ""
+    if os.environ.get(CHOICE) == "0":
+        return "no", f"{CHOICE}=0"
+    return "no", native.missing("hot") or "`vpoll-asyncio build` compiles it"
+
+
 def _info() -> int:
     from . import links, stacks
     from .backends import backends
@@ -120,6 +131,7 @@ def _info() -> int:
         ],
     )
     _table("Links: vnl=SCHEME://...", _rows(links.available()))
+    _table("Accelerator: events and memory streams in C", [("hot", *_accelerator())])
     uvloop = _distribution("uvloop")
     _table(
         'Loops: run(..., loop="NAME")',

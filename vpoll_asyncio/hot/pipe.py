@@ -9,12 +9,24 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..events import IN, OUT, RDNORM, WRNORM
+from .accelerator import ACCELERATOR
 from .vpoll import VPollState
 
-__all__ = ["CLOSE_WAIT", "ESTABLISHED", "RCV", "SND", "Chunk", "PipeState", "R", "W", "would_block"]
+__all__ = [
+    "CLOSE_WAIT",
+    "ESTABLISHED",
+    "RCV",
+    "SND",
+    "Chunk",
+    "Lock",
+    "PipeState",
+    "R",
+    "W",
+    "would_block",
+]
 
 R: Final = IN | RDNORM
 W: Final = OUT | WRNORM
@@ -38,6 +50,10 @@ Chunk = bytes | bytearray | memoryview
 def would_block() -> BlockingIOError:
     """Return the error with which a call says that it would have to wait (EAGAIN)."""
     return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+Lock = threading.RLock
+"""What guards several endpoints at once: re-entrant, as signal handlers come in between."""
 
 
 class PipeState:
@@ -242,3 +258,8 @@ class PipeState:
     def mend(self) -> None:
         """Set right what an exception out of a signal handler has left half done."""
         raise NotImplementedError
+
+
+if not TYPE_CHECKING and ACCELERATOR is not None:
+    Lock = ACCELERATOR.Lock
+    PipeState = ACCELERATOR.PipeState

@@ -7,8 +7,9 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from .accelerator import ACCELERATOR
 from .vpoll import VPollState
 
 __all__ = ["HOPS", "Hop", "RelayState", "WatchState"]
@@ -152,3 +153,8 @@ class WatchState:
     @abstractmethod
     def report(self, exc: BaseException) -> None:
         """Tell somebody of what the callback raised."""
+
+
+if not TYPE_CHECKING and ACCELERATOR is not None:
+    RelayState = ACCELERATOR.RelayState
+    WatchState = ACCELERATOR.WatchState

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from .accelerator import ACCELERATOR
 
 __all__ = ["StreamIO", "StreamOwner"]
 
@@ -103,3 +105,7 @@ class StreamIO:
             left -= len(data)
             if left < _LARGE or not self.owner.goes_on():
                 return
+
+
+if not TYPE_CHECKING and ACCELERATOR is not None:
+    StreamIO = ACCELERATOR.StreamIO

@@ -11,8 +11,10 @@ import operator
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..events import ADD, DEL, REFUSED, SET, bad_mask
+from .accelerator import ACCELERATOR
 
 __all__ = ["FileState", "VPollState", "Waiter"]
 
@@ -117,3 +119,8 @@ class VPollState:
     @abstractmethod
     def ask(self) -> int:
         """Return the mask of a vpoll that is closed or has a kernel object."""
+
+
+if not TYPE_CHECKING and ACCELERATOR is not None:
+    FileState = ACCELERATOR.FileState
+    VPollState = ACCELERATOR.VPollState

@@ -36,6 +36,7 @@ __all__ = [
     "build_all",
     "cache_directory",
     "load",
+    "load_built",
     "missing",
 ]
 
@@ -49,8 +50,10 @@ class Helper(NamedTuple):
     headers: Sequence[str]
     """Headers of its own, which the result depends on too."""
     declarations: str = ""
-    """The header that cffi reads: what Python can call.  Empty for a program, which
-    needs neither cffi nor a library."""
+    """The header that cffi reads: what Python can call.  Empty for a program and for an
+    extension module of its own, which need neither cffi nor a library."""
+    extension: bool = False
+    """Whether the sources are those of an extension module."""
     library: str = ""
     """Name of the library it is linked with, as in ``-lNAME``."""
     include: str = ""
@@ -73,7 +76,7 @@ class Helper(NamedTuple):
     @property
     def program(self) -> bool:
         """Whether it is a program of its own rather than a module."""
-        return not self.declarations
+        return not self.declarations and not self.extension
 
 
 HELPERS: dict[str, Helper] = {
@@ -101,6 +104,12 @@ HELPERS: dict[str, Helper] = {
             include="lwip",
             probe="lwip/opt.h",
             package="liblwip-dev",
+        ),
+        Helper(
+            name="hot",
+            sources=("module.c", "vpoll.c", "relay.c", "lock.c", "pipe.c", "stream.c"),
+            headers=("hot.h",),
+            extension=True,
         ),
         Helper(
             name="fuse",
@@ -154,7 +163,9 @@ def _key(helper: Helper, library: Path | None) -> str:
             add((helper.folder / name).read_bytes())
     words = (*_build.flags(helper), sysconfig.get_platform())
     if not helper.program:
-        words += (str(sysconfig.get_config_var("SOABI")), _build.cffi_version())
+        words += (str(sysconfig.get_config_var("SOABI")),)
+    if helper.declarations:
+        words += (_build.cffi_version(),)
     for word in words:
         add(word.encode())
     add(library.read_bytes() if library is not None else b"")
@@ -164,7 +175,8 @@ def _key(helper: Helper, library: Path | None) -> str:
 def _file_name(helper: Helper) -> str:
     if helper.program:
         return f"{helper.module}-{_key(helper, None)}"
-    key = _key(helper, _build.find_library(helper.library))
+    library = _build.find_library(helper.library) if helper.library else None
+    key = _key(helper, library)
     return f"{helper.module}-{key}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
 
 
@@ -189,7 +201,7 @@ def build(name: str) -> Path:
 
 
 def load(name: str) -> ModuleType:
-    """Return the helper `name` as a cffi module, with ``ffi`` and ``lib``.
+    """Return the helper `name` as a module; a cffi module has ``ffi`` and ``lib``.
 
     Compiles it first when there is no compiled one.  Raises as `build` does, and
     ValueError for a helper that is a program.
@@ -201,6 +213,21 @@ def load(name: str) -> ModuleType:
         if module is None:
             module = _loaded[name] = _import(_helper(name), build(name))
     return module
+
+
+def load_built(name: str) -> ModuleType | None:
+    """Return the helper `name` as a module if it has been compiled, else None.
+
+    Compiles nothing.  Raises ValueError as `load` does.
+    """
+    helper = _helper(name)
+    try:
+        path = _cache.directory() / _file_name(helper)
+        if not _cache.is_ours(path):
+            return None
+        return load(name)
+    except OSError:
+        return None
 
 
 def _import(helper: Helper, path: Path) -> ModuleType:

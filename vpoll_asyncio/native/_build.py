@@ -60,7 +60,7 @@ def find_library(name: str) -> Path | None:
 
 def require_runtime(helper: Helper) -> None:
     """Raise `NativeError` (ENOPKG) for what even a compiled helper needs."""
-    if helper.program:
+    if helper.program or helper.extension:
         return
     if not cffi_version():
         raise NativeError(
@@ -87,18 +87,21 @@ def require_build(helper: Helper) -> list[str]:
     """Return the compiler's command; raise `NativeError` (ENOPKG) for what is missing."""
     if helper.program:
         return _compiler()
-    try:
-        import cffi  # noqa: F401
-    except ImportError as exc:
-        raise NativeError(
-            errno.ENOPKG,
-            f"cffi is not installed for {sys.executable}: "
-            f"pip install 'vpoll-asyncio[{helper.name}]', or the Debian package python3-cffi",
-        ) from exc
+    if not helper.extension:
+        try:
+            import cffi  # noqa: F401
+        except ImportError as exc:
+            raise NativeError(
+                errno.ENOPKG,
+                f"cffi is not installed for {sys.executable}: "
+                f"pip install 'vpoll-asyncio[{helper.name}]', or the Debian package python3-cffi",
+            ) from exc
     compiler = _compiler()
     include = sysconfig.get_path("include")
     if not os.path.exists(os.path.join(include, "Python.h")):
         raise _lacking(f"Python.h is not in {include}", "python3-dev")
+    if helper.extension:
+        return compiler
     if not any(os.path.exists(os.path.join(path, helper.probe)) for path in _includes(helper)):
         raise _lacking(f"the headers of lib{helper.library} are not installed", helper.package)
     return compiler
@@ -117,10 +120,14 @@ def compile_helper(helper: Helper, path: Path) -> None:
         if helper.program:
             command += [*sources, "-o", output]
         else:
-            includes = [sysconfig.get_path("include"), str(helper.folder), *_includes(helper)]
+            includes = [sysconfig.get_path("include"), str(helper.folder)]
+            if not helper.extension:
+                includes += _includes(helper)
+                sources = [_write_glue(helper, scratch), *sources]
             command += [f"-I{folder}" for folder in includes]
-            command += [_write_glue(helper, scratch), *sources, "-o", output]
-            command += [f"-l{helper.library}"]
+            command += [*sources, "-o", output]
+            if helper.library:
+                command += [f"-l{helper.library}"]
         _run(helper, command)
         os.chmod(output, 0o700 if helper.program else 0o600)
         os.replace(output, path)

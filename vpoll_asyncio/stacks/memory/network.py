@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from ...hot.pipe import Lock
 from .addresses import ANY, ANY6, Interface, is_loopback, is_six, oserror
 from .ports import PortTable
 
@@ -28,7 +29,7 @@ class Network:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lock = threading.RLock()
+        self.lock = Lock()
         self.hosts: dict[str, Host] = {}
         self.names: dict[str, Host] = {}
 

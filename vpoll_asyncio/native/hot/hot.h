@@ -1,0 +1,122 @@
+/* The classes of vpoll_asyncio/hot in C: the Python there says what each does.
+ *
+ * Everything runs under the interpreter's lock, and nothing here gives it up between a
+ * look and the change that follows from it, unless Python code is called. */
+
+#ifndef VPOLL_HOT_H
+#define VPOLL_HOT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+enum { EVENT_IN = 0x001, EVENT_OUT = 0x004, EVENT_RDNORM = 0x040, EVENT_WRNORM = 0x100 };
+enum { KEPT_EVENTS = 0x0fffffff };
+
+typedef struct {
+    PyObject_HEAD
+    unsigned int mask;
+    PyObject *pending;
+    PyObject *waiters;
+} FileState;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *file;
+} VPollState;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject **ring;
+    Py_ssize_t first, count, capacity;
+    PyObject *later;
+    char due;
+} RelayState;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *vpoll;
+    PyObject *relay;
+    PyObject *context;
+    PyObject *callback;
+    unsigned int wanted;
+    char queued;
+} WatchState;
+
+typedef struct {
+    PyObject_HEAD
+    PyThread_type_lock lock;
+    unsigned long owner;
+    unsigned int depth;
+} Lock;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *chunks;
+    PyObject *lock;
+    PyObject *peer;
+    PyObject *vpoll;
+    Py_ssize_t used, sndbuf, rcvbuf, lowat;
+    unsigned int mask;
+    int error, shut, state, urg;
+    char orphan;
+} PipeState;
+
+extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState_Type, Lock_Type,
+    PipeState_Type, StreamIO_Type;
+
+/* Interned names of the methods that are called, and the classes of exceptions. */
+#define NAMES(X) \
+    X(append) X(ask) X(data_received) X(goes_on) X(operate) X(peek) X(read_eof) X(read_raised) \
+    X(received_raised) X(recv_special) X(refresh) X(report) X(room_made) X(run) X(send_special) \
+    X(show) X(trigger) X(vpoll_closed) X(write_other) X(write_raised) X(write_rest)
+#define DECLARE(name) extern PyObject *str_##name;
+NAMES(DECLARE)
+#undef DECLARE
+
+/* events.bad_mask */
+extern PyObject *bad_mask;
+
+static inline int is_set(PyObject *object)
+{
+    return object && object != Py_None;
+}
+
+/* The file of a vpoll whose mask may be read and assigned directly, or NULL. */
+static inline FileState *plain_file(PyObject *vpoll)
+{
+    if (!vpoll || !PyObject_TypeCheck(vpoll, &VPollState_Type))
+        return NULL;
+    PyObject *file = ((VPollState *)vpoll)->file;
+    if (!file || !PyObject_TypeCheck(file, &FileState_Type) || is_set(((FileState *)file)->pending))
+        return NULL;
+    return (FileState *)file;
+}
+
+PyObject *take_exception(void);
+int is_exit(void);
+int call_waiters(FileState *file, unsigned int mask);
+int watch_wake(WatchState *watch, unsigned int mask);
+int watch_run(WatchState *watch);
+int relay_push(PyObject *relay, PyObject *hop);
+int lock_is_free(PyObject *lock);
+PyObject *pipe_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
+PyObject *pipe_recv_some(PyObject *self, PyObject *bufsize);
+PyObject *stream_read(PyObject *self, PyObject *mask);
+
+/* Calls a method without a result that matters.  Returns 0, or -1 with an exception. */
+static inline int notify(PyObject *object, PyObject *name)
+{
+    PyObject *result = PyObject_CallMethodNoArgs(object, name);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+static inline int notify_with(PyObject *object, PyObject *name, PyObject *argument)
+{
+    PyObject *result = PyObject_CallMethodOneArg(object, name, argument);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+#endif

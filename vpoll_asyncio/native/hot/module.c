@@ -1,0 +1,62 @@
+/* The extension module, and what its parts share. */
+
+#include "hot.h"
+
+#define DEFINE(name) PyObject *str_##name;
+NAMES(DEFINE)
+#undef DEFINE
+
+PyObject *bad_mask;
+
+PyObject *take_exception(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback)
+        PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+
+int is_exit(void)
+{
+    return PyErr_ExceptionMatches(PyExc_SystemExit) ||
+           PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
+}
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_vpoll_hot",
+    .m_doc = PyDoc_STR("The classes of vpoll_asyncio.hot, compiled."),
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__vpoll_hot(void)
+{
+#define INTERN(name) \
+    if (!str_##name && !(str_##name = PyUnicode_InternFromString(#name))) \
+        return NULL;
+    NAMES(INTERN)
+#undef INTERN
+    PyObject *events = PyImport_ImportModule("vpoll_asyncio.events");
+    if (!events)
+        return NULL;
+    bad_mask = PyObject_GetAttrString(events, "bad_mask");
+    Py_DECREF(events);
+    if (!bad_mask)
+        return NULL;
+    PyObject *module = PyModule_Create(&definition);
+    if (!module)
+        return NULL;
+    PyTypeObject *types[] = {&FileState_Type,  &VPollState_Type, &RelayState_Type, &WatchState_Type,
+                             &Lock_Type,       &PipeState_Type,  &StreamIO_Type};
+    for (size_t index = 0; index < sizeof types / sizeof *types; index++) {
+        if (PyModule_AddType(module, types[index])) {
+            Py_DECREF(module);
+            return NULL;
+        }
+    }
+    return module;
+}
