@@ -4,12 +4,55 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Address", "numeric_address"]
+__all__ = ["AddrInfo", "Address", "numeric_address", "numeric_answer"]
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 """An AF_INET or AF_INET6 address as `socket.socket` takes and gives it."""
+
+AddrInfo = tuple[
+    socket.AddressFamily,
+    socket.SocketKind,
+    int,
+    str,
+    tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
+]
+"""One answer of getaddrinfo(3), as `socket.getaddrinfo` gives it."""
+
+_PLAIN_FLAGS: Final = int(socket.AI_PASSIVE | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+_KINDS: Final = {
+    int(socket.SOCK_STREAM): (socket.SOCK_STREAM, int(socket.IPPROTO_TCP)),
+    int(socket.SOCK_DGRAM): (socket.SOCK_DGRAM, int(socket.IPPROTO_UDP)),
+}
+_INET: Final = socket.AF_INET
+_INET6: Final = socket.AF_INET6
+
+
+def numeric_answer(
+    host: object, port: object, family: int, kind: int, proto: int, flags: int
+) -> AddrInfo | None:
+    """Return the one answer of `socket.getaddrinfo` to a plain question, or None for others.
+
+    Plain is a numeric host in the usual form and without a zone, a port as an int, and
+    one type of socket.  `socket.getaddrinfo` takes ten times as long.
+    """
+    if type(host) is not str or type(port) is not int or not 0 <= port <= 0xFFFF:
+        return None
+    known = _KINDS.get(kind)
+    if known is None or flags & ~_PLAIN_FLAGS or proto not in (0, known[1]):
+        return None
+    kind, number = known
+    six = ":" in host
+    if family and family != (_INET6 if six else _INET):
+        return None
+    try:
+        packed = socket.inet_pton(_INET6 if six else _INET, host)
+    except (OSError, ValueError):
+        return None
+    if six:
+        return _INET6, kind, number, "", (socket.inet_ntop(_INET6, packed), port, 0, 0)
+    return _INET, kind, number, "", (host, port)
 
 
 def numeric_address(
@@ -27,13 +70,12 @@ def numeric_address(
     of `family`, and whatever `lookup` raises.
     """
     six = family == socket.AF_INET6
-    name = family.name
     if not isinstance(address, tuple):
         kind = type(address).__name__
-        raise TypeError(f"{caller}(): {name} address must be tuple, not {kind}")
+        raise TypeError(f"{caller}(): {family.name} address must be tuple, not {kind}")
     if len(address) not in ((2, 3, 4) if six else (2,)):
         form = "(host, port[, flowinfo[, scopeid]])" if six else "a pair (host, port)"
-        raise TypeError(f"{caller}(): {name} address must be {form}, not {address!r}")
+        raise TypeError(f"{caller}(): {family.name} address must be {form}, not {address!r}")
     host, port = address[:2]
     if not isinstance(port, int):
         raise TypeError(f"{caller}(): port must be an integer, not {port!r}")
@@ -43,8 +85,8 @@ def numeric_address(
         host = host.decode("idna")
     if not isinstance(host, str):
         raise TypeError(f"{caller}(): host must be str or bytes, not {type(host).__name__}")
-    flowinfo, scope = (*address[2:], 0, 0)[:2]
     if six:
+        flowinfo, scope = (*address[2:], 0, 0)[:2]
         if host == "":
             return "::", port, flowinfo, scope
         try:

@@ -36,7 +36,10 @@ __all__ = ["Address", "Data", "UserSocket", "observe_sockets", "would_block"]
 
 _Result = TypeVar("_Result")
 
-_TYPE_FLAGS: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_TYPE_FLAGS: Final = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+# The enumerations' own look-up by value takes longer than all else in the constructor.
+_FAMILIES: Final = {int(family): family for family in socket.AddressFamily}
+_KINDS: Final = {int(kind): kind for kind in socket.SocketKind}
 # Plain ints: combining the enumeration's members costs more than a whole call here.
 _DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 _WAITALL: Final = int(socket.MSG_WAITALL)
@@ -114,8 +117,9 @@ class UserSocket(SocketHooks, socket.socket):
         self._closed = False
         self._gone = False
         self.stack = stack
-        self._family = socket.AddressFamily(family)
-        self._type = socket.SocketKind(type & ~_TYPE_FLAGS)
+        self._family = _FAMILIES.get(family) or socket.AddressFamily(family)
+        kind = type & ~_TYPE_FLAGS
+        self._type = _KINDS.get(kind) or socket.SocketKind(kind)
         self._proto = proto
         self._timeout = 0.0 if type & socket.SOCK_NONBLOCK else socket.getdefaulttimeout()
         self.vpoll = VPoll(events)

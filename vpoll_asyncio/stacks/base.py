@@ -13,20 +13,14 @@ import errno
 import socket
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
+from ..sockaddr import AddrInfo, numeric_answer
 from ..vpoll import VPoll
 
 __all__ = ["AddrInfo", "Stack", "StackInfo", "activated"]
 
-AddrInfo = tuple[
-    socket.AddressFamily,
-    socket.SocketKind,
-    int,
-    str,
-    tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
-]
-"""One answer of getaddrinfo(3), as `socket.getaddrinfo` gives it."""
+_ADDRCONFIG: Final = int(socket.AI_ADDRCONFIG)
 
 # Taken before anybody replaces them: a stack's parsing never depends on another stack.
 _kernel_getaddrinfo = socket.getaddrinfo
@@ -116,7 +110,10 @@ class Stack(abc.ABC):
         if isinstance(host, (bytes, bytearray)):
             host = host.decode("idna")
         # The stack's own addresses decide, not those that this machine has.
-        flags &= ~socket.AI_ADDRCONFIG
+        flags &= ~_ADDRCONFIG
+        plain = numeric_answer(host, port, family, type, proto, flags)
+        if plain is not None and self.supported_domain(plain[0]):
+            return [plain]
         answers: list[AddrInfo]
         try:
             answers = self._numeric(host, port, family, type, proto, flags)

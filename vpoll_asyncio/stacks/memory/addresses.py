@@ -22,6 +22,7 @@ __all__ = [
     "external",
     "internal",
     "is_loopback",
+    "is_multicast",
     "is_six",
     "oserror",
     "overlap",
@@ -89,6 +90,12 @@ def is_six(host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Return whether `host`, in this network's form, is the own host wherever it is used."""
     return host == "::1" or host.startswith("127.")
+
+
+@functools.lru_cache(1024)
+def is_multicast(host: str) -> bool:
+    """Return whether `host`, in this network's form, is a group's address."""
+    return ipaddress.ip_address(host).is_multicast
 
 
 def overlap(host: str, v6only: bool, other: str, other_v6only: bool) -> bool:

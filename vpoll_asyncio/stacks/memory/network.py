@@ -114,6 +114,11 @@ class Host:
         self.hostname = hostname
         self._gateways = tuple(gateways)
         self._own = frozenset(str(interface.ip) for interface in interfaces)
+        self._broadcasts = frozenset(
+            str(interface.network.broadcast_address)
+            for interface in interfaces
+            if interface.version == 4 and interface.network.prefixlen < 31
+        )
         self.streams: PortTable[StreamPcb] = PortTable(_streams_may_share)
         self.datagrams: PortTable[DatagramPcb] = PortTable(_datagrams_may_share)
         self.listeners: dict[int, list[StreamPcb]] = {}
@@ -168,16 +173,7 @@ class Host:
 
     def is_broadcast(self, address: str) -> bool:
         """Return whether `address` is everybody's on one of this host's IPv4 networks."""
-        if is_six(address):
-            return False
-        if address in (_BROADCAST, _LOOPBACK_BROADCAST):
-            return True
-        return any(
-            interface.version == 4
-            and interface.network.prefixlen < 31
-            and address == str(interface.network.broadcast_address)
-            for interface in self.interfaces
-        )
+        return address in self._broadcasts or address in (_BROADCAST, _LOOPBACK_BROADCAST)
 
     def everybody(self, address: str) -> Iterator[Host]:
         """Return the hosts that a datagram to the broadcast `address` reaches, this one too."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .addresses import ANY, ANY6, is_loopback, is_six, oserror
+from .addresses import ANY, ANY6, is_loopback, is_multicast, is_six, oserror
 from .pcb import W
 from .tcp import (
     CLOSE,
@@ -66,7 +65,7 @@ class StreamPcb(Transfer):
         if self.six and self.v6only and not is_six(address):
             raise oserror(errno.ENETUNREACH)
         address, target = self.host.route(address)
-        if self.host.is_broadcast(address) or ipaddress.ip_address(address).is_multicast:
+        if self.host.is_broadcast(address) or is_multicast(address):
             raise oserror(errno.ENETUNREACH)
         self._choose_local(address, port)
         self.raddr = address
@@ -171,8 +170,7 @@ class StreamPcb(Transfer):
         child.sndbuf = listener.sndbuf
         child.rcvbuf = listener.rcvbuf
         child.addr_locked = listener.addr_locked
-        if listener.options:
-            child.options = dict(listener.options)
+        child.options = listener.options
         child.table = listener.host.streams
         child.held = port
         child.table.add(child, port)

@@ -6,6 +6,7 @@ Options without an effect in memory are kept and told, since programs set them.
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
 from typing import Final
@@ -152,9 +153,18 @@ def set_common(pcb: Pcb, level: int, name: int, value: int | bytes, *, stream: b
     key = (level, name)
     if key not in (_STREAM_KEPT if stream else _DATAGRAM_KEPT):
         raise oserror(errno.ENOPROTOOPT)
-    if pcb.options is None:
-        pcb.options = {}
-    pcb.options[key] = int(bool(number)) if key in _NORMALISED else number
+    kept = int(bool(number)) if key in _NORMALISED else number
+    if pcb.options is None and level == _TCP:
+        pcb.options = _single(name, kept)
+    else:
+        # Never in place: others may have the same one.
+        pcb.options = {**(pcb.options or {}), key: kept}
+
+
+@functools.lru_cache(64)
+def _single(name: int, value: int) -> dict[tuple[int, int], int | bytes]:
+    """Return options of which only this TCP one is set: most connections have just that."""
+    return {(_TCP, name): value}
 
 
 def linger_value(value: int | bytes) -> tuple[int, int]:

@@ -21,10 +21,10 @@ from .udp import DatagramPcb
 __all__ = ["MemoryStack"]
 
 _SCHEME: Final = "mem://"
-_TYPE_FLAGS: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_TYPE_FLAGS: Final = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 _PROTOCOLS: Final = {
-    socket.SOCK_STREAM: (0, socket.IPPROTO_TCP),
-    socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP),
+    int(socket.SOCK_STREAM): (0, socket.IPPROTO_TCP),
+    int(socket.SOCK_DGRAM): (0, socket.IPPROTO_UDP),
 }
 
 
@@ -88,7 +88,7 @@ class MemoryStack(Stack):
         kind = type & ~_TYPE_FLAGS
         if kind not in _PROTOCOLS:
             raise oserror(errno.ESOCKTNOSUPPORT)
-        if proto not in _PROTOCOLS[socket.SocketKind(kind)]:
+        if proto not in _PROTOCOLS[kind]:
             raise oserror(errno.EPROTONOSUPPORT)
         host = self._host
         six = family == socket.AF_INET6

@@ -180,19 +180,23 @@ class StreamSocket(UserSocket):
 
     def do_setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
         pcb = self.pcb
+        if level != _SOL:
+            with pcb.lock:
+                set_common(pcb, level, optname, value, stream=True)
+            return
         touched: list[Pcb] = [pcb]
         with pcb.lock:
-            if level == _SOL and optname == socket.SO_LINGER:
+            if optname == socket.SO_LINGER:
                 pcb.linger = linger_value(value)
-            elif level == _SOL and optname == socket.SO_OOBINLINE:
+            elif optname == socket.SO_OOBINLINE:
                 pcb.oobinline = bool(as_int(value))
                 pcb.refresh()
-            elif level == _SOL and optname == socket.SO_RCVLOWAT:
+            elif optname == socket.SO_RCVLOWAT:
                 pcb.lowat = max(1, min(as_int(value), pcb.rcvbuf))
                 pcb.refresh()
             else:
                 set_common(pcb, level, optname, value, stream=True)
-                if level == _SOL and optname == socket.SO_RCVBUF:
+                if optname == socket.SO_RCVBUF:
                     pcb.room_made(touched)
         publish(*touched)
 
