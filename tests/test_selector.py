@@ -79,9 +79,9 @@ def test_vpoll_is_one_registration_in_every_form(
     key = selector.register(first(vpoll), READ)
     with pytest.raises(KeyError, match="already registered"):
         selector.register(second(vpoll), WRITE)
-    assert selector.get_key(second(vpoll)) is key
-    assert selector.get_map()[second(vpoll)] is key
-    assert selector.unregister(second(vpoll)) is key
+    assert selector.get_key(second(vpoll)) == key
+    assert selector.get_map()[second(vpoll)] == key
+    assert selector.unregister(second(vpoll)) == key
     assert not selector.get_map()
 
 
@@ -102,8 +102,8 @@ def test_vpoll_with_a_kernel_object_is_found_by_object_and_by_its_keys_number(
         kernel_fd = vpoll.fileno()
         key = selector.register(vpoll, READ)
         by_descriptor = selector.register(kernel_fd, READ)
-        assert selector.get_key(key.fd) is key
-        assert selector.get_key(vpoll) is key
+        assert selector.get_key(key.fd) == key
+        assert selector.get_key(vpoll) == key
         assert selector.get_key(kernel_fd) is by_descriptor
         vpoll.add_events(IN)
         assert set(selector.select(0)) == {(key, READ), (by_descriptor, READ)}
@@ -284,9 +284,9 @@ def test_vpoll_closed_while_registered_reports_nothing_and_can_be_unregistered(
         vpoll.close()
     assert selector.select(0) == []
     assert len(selector.get_map()) == 3
-    assert selector.unregister(vpolls[0]) is keys[0]
-    assert selector.unregister(numbers[1]) is keys[1]
-    assert selector.get_key(vpolls[2]) is keys[2]
+    assert selector.unregister(vpolls[0]) == keys[0]
+    assert selector.unregister(numbers[1]) == keys[1]
+    assert selector.get_key(vpolls[2]) == keys[2]
 
 
 def test_duplicates_are_two_registrations(selector: VPollSelector, vpoll: VPoll) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final
 
-from .backends.virtual import FIRST_NUMBER, forget, lookup, number_of
+from .backends.virtual import FIRST_NUMBER, lookup, new_number
 from .events import ALWAYS, IN, OUT, EventMask, check_mask, from_selector
 from .vpoll import VPoll
 
@@ -84,26 +84,62 @@ def _interest(events: int) -> int:
 
 
 class _Registration:
-    """One vpoll in a selector: what it is registered for, and whether it is in the ready set."""
+    """One vpoll in a selector: a waiter that puts itself into the ready set.
 
-    __slots__ = ("key", "own_number", "queued", "selector", "turn", "vpoll", "wanted")
+    A million of them are no rarity, so a key is made when somebody asks for it.
+    """
+
+    __slots__ = (
+        "data",
+        "events",
+        "fileobj",
+        "key",
+        "number",
+        "queued",
+        "selector",
+        "turn",
+        "vpoll",
+        "wanted",
+    )
 
     def __init__(
         self,
         selector: VPollSelector,
         vpoll: VPoll,
-        key: selectors.SelectorKey,
-        own_number: bool,
+        number: int,
+        fileobj: Any,
+        events: int,
+        data: Any,
     ) -> None:
         self.selector = selector
         self.vpoll = vpoll
-        self.key = key
-        self.own_number = own_number
-        self.wanted = _interest(key.events) | ALWAYS
+        self.number = number
+        self.fileobj = fileobj
         self.queued = False
         self.turn = 0
+        self.change(events, data)
 
-    def wake(self, mask: int) -> None:
+    def change(self, events: int, data: Any) -> None:
+        self.events = events
+        self.data = data
+        self.key: selectors.SelectorKey | None = None
+        self.wanted = _interest(events) | ALWAYS
+
+    def new_key(self) -> selectors.SelectorKey:
+        return selectors.SelectorKey(self.fileobj, self.number, self.events, self.data)
+
+    def kept_key(self) -> selectors.SelectorKey:
+        """Return the key, which is then kept: who asks for it once asks again."""
+        key = self.key
+        if key is None:
+            key = self.key = self.new_key()
+        return key
+
+    def drop(self) -> None:
+        self.wanted = 0
+        self.vpoll.remove_waiter(self)
+
+    def __call__(self, mask: int) -> None:
         if mask & self.wanted and not self.queued:
             self.queued = True
             selector = self.selector
@@ -112,28 +148,35 @@ class _Registration:
                 selector.wake()
 
 
+_Entry = selectors.SelectorKey | _Registration
+
+
+def _key_of(entry: _Entry) -> selectors.SelectorKey:
+    return entry.kept_key() if isinstance(entry, _Registration) else entry
+
+
 class _Map(Mapping[Any, selectors.SelectorKey]):
     """What `VPollSelector.get_map` returns: keys by descriptor, number or object."""
 
     def __init__(
         self,
-        keys: dict[int, selectors.SelectorKey],
+        entries: dict[int, _Entry],
         number_for: Callable[[Any], int],
     ) -> None:
-        self._keys = keys
+        self._entries = entries
         self._number_for = number_for
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._entries)
 
     def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
-        key = self._keys.get(self._number_for(fileobj))
-        if key is None:
+        entry = self._entries.get(self._number_for(fileobj))
+        if entry is None:
             raise KeyError(f"{fileobj!r} is not registered")
-        return key
+        return _key_of(entry)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._keys)
+        return iter(self._entries)
 
 
 class VPollSelector(selectors.BaseSelector):
@@ -166,11 +209,10 @@ class VPollSelector(selectors.BaseSelector):
         self.spare = False
         """What a loop sets after queueing work of its own: the kernel poll may be left out
         of the next select() that does not sleep, within bounds."""
-        self._keys: dict[int, selectors.SelectorKey] = {}
-        self._virtual: dict[int, _Registration] = {}
-        self._numbers: dict[VPoll, int] = {}
+        self._entries: dict[int, _Entry] = {}
+        self._vpolls: dict[VPoll, _Registration] = {}
         self._by_mask: set[int] = set()
-        self._map: _Map | None = _Map(self._keys, self._number_for)
+        self._map: _Map | None = _Map(self._entries, self._number_for)
         self._turn = 0
         self._spared = 0
         self._spared_until = 0.0
@@ -196,9 +238,9 @@ class VPollSelector(selectors.BaseSelector):
             return fileobj
         vpoll = vpoll_of(fileobj)
         if vpoll is not None:
-            number = self._numbers.get(vpoll)
-            if number is not None:
-                return number
+            registration = self._vpolls.get(vpoll)
+            if registration is not None:
+                return registration.number
             if vpoll.closed or vpoll.backend != "virtual":
                 return FIRST_NUMBER - 1
             return vpoll.fileno()
@@ -208,9 +250,9 @@ class VPollSelector(selectors.BaseSelector):
                 raise ValueError(f"Invalid file descriptor: {fd}")
             return fd
         except (AttributeError, TypeError, ValueError) as exc:
-            for key in self._keys.values():
-                if key.fileobj is fileobj:
-                    return key.fd
+            for number, entry in self._entries.items():
+                if entry.fileobj is fileobj:
+                    return number
             if isinstance(exc, ValueError):
                 raise
             raise ValueError(f"Invalid file object: {fileobj!r}") from None
@@ -237,7 +279,7 @@ class VPollSelector(selectors.BaseSelector):
 
     def _register(self, fileobj: Any, events: int, data: Any) -> selectors.SelectorKey:
         number = self._number_for(fileobj)
-        if number in self._keys:
+        if number in self._entries:
             raise KeyError(f"{fileobj!r} (FD {number}) is already registered")
         vpoll = vpoll_of(fileobj)
         if vpoll is None and number >= FIRST_NUMBER:
@@ -246,33 +288,29 @@ class VPollSelector(selectors.BaseSelector):
             return self._register_vpoll(fileobj, vpoll, events, data)
         key = selectors.SelectorKey(fileobj, number, events, data)
         self._epoll.register(number, _interest(events))
-        self._keys[number] = key
-        self._note_kind(key)
+        self._entries[number] = key
+        self._note_kind(number, events)
         return key
 
-    def _note_kind(self, key: selectors.SelectorKey) -> None:
-        if isinstance(key.events, EventMask):
-            self._by_mask.add(key.fd)
+    def _note_kind(self, number: int, events: int) -> None:
+        if isinstance(events, EventMask):
+            self._by_mask.add(number)
         else:
-            self._by_mask.discard(key.fd)
+            self._by_mask.discard(number)
 
     def _register_vpoll(
         self, fileobj: Any, vpoll: VPoll, events: int, data: Any
     ) -> selectors.SelectorKey:
         vpoll.peek()
-        own_number = vpoll.backend != "virtual"
-        number = number_of(vpoll) if own_number else vpoll.fileno()
-        key = selectors.SelectorKey(fileobj, number, events, data)
-        registration = _Registration(self, vpoll, key, own_number)
-        vpoll.add_waiter(registration.wake)
-        self._keys[number] = key
-        self._virtual[number] = registration
-        self._numbers[vpoll] = number
-        self._note_kind(key)
+        number = vpoll.fileno() if vpoll.backend == "virtual" else new_number()
+        registration = _Registration(self, vpoll, number, fileobj, events, data)
+        vpoll.add_waiter(registration)
+        self._entries[number] = self._vpolls[vpoll] = registration
+        self._note_kind(number, events)
         # What is pending already brings no call.
         if not vpoll.closed:
-            registration.wake(vpoll.peek())
-        return key
+            registration(vpoll.peek())
+        return registration.new_key()
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """Unregister `fileobj` and return its key, be it closed or not.
@@ -280,27 +318,20 @@ class VPollSelector(selectors.BaseSelector):
         Raises KeyError when it is not registered, ValueError for what is no file.
         """
         number = self._number_for(fileobj)
-        key = self._keys.pop(number, None)
-        if key is None:
+        entry = self._entries.pop(number, None)
+        if entry is None:
             raise KeyError(f"{fileobj!r} is not registered")
         self._by_mask.discard(number)
-        registration = self._virtual.pop(number, None)
-        if registration is not None:
-            self._drop(registration)
-        else:
-            try:
-                self._epoll.unregister(number)
-            except OSError:
-                # Closed meanwhile; the kernel has forgotten it.
-                pass
-        return key
-
-    def _drop(self, registration: _Registration) -> None:
-        registration.wanted = 0
-        registration.vpoll.remove_waiter(registration.wake)
-        self._numbers.pop(registration.vpoll, None)
-        if registration.own_number:
-            forget(registration.key.fd)
+        if isinstance(entry, _Registration):
+            entry.drop()
+            self._vpolls.pop(entry.vpoll, None)
+            return entry.new_key()
+        try:
+            self._epoll.unregister(number)
+        except OSError:
+            # Closed meanwhile; the kernel has forgotten it.
+            pass
+        return entry
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Change what `fileobj` is registered for, or its data; return the new key.
@@ -321,25 +352,25 @@ class VPollSelector(selectors.BaseSelector):
 
     def _modify(self, fileobj: Any, events: int, data: Any) -> selectors.SelectorKey:
         number = self._number_for(fileobj)
-        key = self._keys.get(number)
-        if key is None:
+        entry = self._entries.get(number)
+        if entry is None:
             raise KeyError(f"{fileobj!r} is not registered")
+        if isinstance(entry, _Registration):
+            entry.change(events, data)
+            self._note_kind(number, events)
+            if not entry.vpoll.closed:
+                entry(entry.vpoll.peek())
+            return entry.new_key()
         interest = _interest(events)
-        registration = self._virtual.get(number)
-        if registration is None and interest != _interest(key.events):
+        if interest != _interest(entry.events):
             try:
                 self._epoll.modify(number, interest)
             except BaseException:
                 self.unregister(fileobj)
                 raise
-        key = key._replace(events=events, data=data)
-        self._keys[number] = key
-        self._note_kind(key)
-        if registration is not None:
-            registration.key = key
-            registration.wanted = interest | ALWAYS
-            if not registration.vpoll.closed:
-                registration.wake(registration.vpoll.peek())
+        key = entry._replace(events=events, data=data)
+        self._entries[number] = key
+        self._note_kind(number, events)
         return key
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
@@ -424,9 +455,9 @@ class VPollSelector(selectors.BaseSelector):
         self._spared_until = 0.0
 
     def _ask_kernel(self, wait: float, found: list[tuple[selectors.SelectorKey, int]]) -> None:
-        keys, by_mask = self._keys, self._by_mask
-        for fd, mask in self._epoll.poll(wait, len(keys) + 1):
-            key = keys.get(fd)
+        entries, by_mask = self._entries, self._by_mask
+        for fd, mask in self._epoll.poll(wait, len(entries) + 1):
+            key: Any = entries.get(fd)
             if key is not None:
                 if by_mask and fd in by_mask:
                     found.append((key, EventMask(mask)))
@@ -457,12 +488,12 @@ class VPollSelector(selectors.BaseSelector):
                 registration.queued = False
                 continue
             ready.append(registration)
-            key = registration.key
-            if by_mask and key.fd in by_mask:
+            key = registration.key or registration.kept_key()
+            if by_mask and registration.number in by_mask:
                 found.append((key, EventMask(mask)))
                 continue
             events = (mask & _NOT_IN and _EVENT_WRITE) | (mask & _NOT_OUT and _EVENT_READ)
-            found.append((key, events & key.events))
+            found.append((key, events & registration.events))
 
     def wake(self) -> None:
         """Wake a `select` that sleeps; from any thread, signal handler or finalizer."""
@@ -480,10 +511,10 @@ class VPollSelector(selectors.BaseSelector):
             if fd >= 0:
                 os.close(fd)
         self._epoll.close()
-        for registration in self._virtual.values():
-            self._drop(registration)
-        self._virtual.clear()
-        self._keys.clear()
+        for registration in self._vpolls.values():
+            registration.drop()
+        self._vpolls.clear()
+        self._entries.clear()
         self._by_mask.clear()
         self.ready.clear()
         self._map = None

@@ -28,13 +28,13 @@ from .backends.base import Mirror
 from .backends.forks import FORKS
 from .backends.openfile import NOBODY, OpenFile
 from .backends.virtual import VirtualMirror, number_of
-from .events import ADD, ALWAYS, DEL, KEPT, EventMask, check_mask
+from .events import ADD, ALWAYS, DEL, IN, KEPT, OUT, EventMask, check_mask
 from .hot.vpoll import VPollState, Waiter
 from .sleeper import Sleeper
 
 __all__ = ["VPoll", "Waiter"]
 
-_DEFAULT_NEED: Final = EventMask.IN | EventMask.OUT
+_DEFAULT_NEED: Final = IN | OUT
 
 
 class VPoll(VPollState):
@@ -219,10 +219,10 @@ class VPoll(VPollState):
             # A handler may close this handle or get the descriptor for it at any call, so
             # between these comparisons and the assignment there is none.
             if self.file is not None and self._fd < 0:
-                if virtual or file.lent:
+                if virtual or mirror.lent:
                     self._take(number_of(self) if virtual else mirror.dup(), mirror)
                 else:
-                    file.lent = True
+                    mirror.lent = True
                     self._fd = mirror.fd
             if self.file is None:
                 self._raise_closed()

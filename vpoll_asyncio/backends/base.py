@@ -27,6 +27,10 @@ class Mirror(abc.ABC):
     """Whether other processes that hold the descriptor can operate the mask."""
     failed: bool = False
     """Whether an operation has found the kernel object gone; pollers see ERR for ever."""
+    guarded: bool = False
+    """Whether `check_owner` is to be called before each operation.  The vpoll's."""
+    lent: bool = False
+    """Whether a handle of the vpoll has given `fd` itself away.  The vpoll's."""
 
     @abc.abstractmethod
     def apply(self, command: int, argument: int, mask: int) -> int:

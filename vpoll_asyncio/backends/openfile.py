@@ -62,9 +62,7 @@ class OpenFile(FileState):
         "busy",
         "direct",
         "generation",
-        "guarded",
         "handles",
-        "lent",
         "lock",
         "map_err",
         "mirror",
@@ -93,10 +91,6 @@ class OpenFile(FileState):
         self.apply: Callable[[int, int, int], int] = after
         # The thread that is at a direct operation.
         self.direct = NOBODY
-        # Whether the mirror must be asked before each operation.
-        self.guarded = False
-        # Whether a handle has given the mirror's own descriptor away.
-        self.lent = False
         self.backend = backend
         self.need = need
         self.map_err = map_err
@@ -115,8 +109,10 @@ class OpenFile(FileState):
             self.lock = None
             self.busy = False
             self.ready = self.direct = NOBODY
-            self.guarded = self.mirror is not None
-            self.bias = NOBODY if self.guarded else _ANYBODY
+            self.bias = _ANYBODY
+            if self.mirror is not None:
+                self.mirror.guarded = True
+                self.bias = NOBODY
             if self.pending is not None:
                 self._drop_queue()
                 if self.mirror is not None:
@@ -219,7 +215,7 @@ class OpenFile(FileState):
             # It has got the bias since we looked, and is at it already.
             return False, 0, None
         mirror = self.mirror
-        if self.guarded and mirror is not None:
+        if mirror is not None and mirror.guarded:
             mirror.check_owner()
         failure = None
         if mirror is None or self.busy or self.direct or pending or self.retired or self.map_err:
@@ -263,7 +259,7 @@ class OpenFile(FileState):
     def _note_failure(self) -> None:
         if self.mirror is not None and self.mirror.failed:
             self.mask |= ERR
-            self.guarded = True
+            self.mirror.guarded = True
             self.bias = self.ready = NOBODY
 
     def settle(self) -> OSError | None:
@@ -407,9 +403,9 @@ class OpenFile(FileState):
                     if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                         raise
                     # The mirror keeps this number, as there is no other to work through.
-                    self.lent = False
+                    mirror.lent = False
                     return
-                self.lent = False
+                mirror.lent = False
             mirror.release(fd)
             return
         self.bias = self.ready = NOBODY

@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..events import KEPT
 from .base import Backend, Mirror
 
-__all__ = ["FIRST_NUMBER", "VirtualBackend", "lookup", "number_of"]
+__all__ = ["FIRST_NUMBER", "VirtualBackend", "lookup", "new_number", "number_of"]
 
 FIRST_NUMBER: Final = 1 << 30
 
@@ -21,9 +21,14 @@ _numbers = itertools.count(FIRST_NUMBER)
 _vpolls: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
+def new_number() -> int:
+    """Return a number that nothing has, nor will be given here."""
+    return next(_numbers)
+
+
 def number_of(vpoll: Any) -> int:
     """Return a new number under which `lookup` finds `vpoll` while that object lives."""
-    number = next(_numbers)
+    number = new_number()
     _vpolls[number] = vpoll
     return number
 

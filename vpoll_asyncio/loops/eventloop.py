@@ -31,7 +31,7 @@ __all__ = ["EventLoop"]
 class _ReadyHandle(asyncio.Handle):
     """A reader or writer of a vpoll: a waiter that puts itself on the ready queue."""
 
-    __slots__ = ("_push", "_queued", "_rouse", "_selector", "_vpoll", "_wanted")
+    __slots__ = ("_host", "_push", "_queued", "_vpoll", "_wanted")
 
     def __init__(
         self,
@@ -45,24 +45,23 @@ class _ReadyHandle(asyncio.Handle):
         self._vpoll = vpoll
         self._wanted = interest | ALWAYS
         self._queued = False
-        self._push = ready_queue(loop).append
-        self._selector = loop.vpoll_selector
-        self._rouse = loop.rouse
-        vpoll.add_waiter(self.wake)
-        self.wake(vpoll.peek())
+        self._host = loop
+        self._push = loop.push
+        vpoll.add_waiter(self)
+        self(vpoll.peek())
 
-    def wake(self, mask: int) -> None:
+    def __call__(self, mask: int) -> None:
         if mask & self._wanted and not self._queued:
             self._queued = True
             self._push(self)
-            selector = self._selector
+            selector = self._host.vpoll_selector
             selector.spare = True
             if selector.asleep:
-                self._rouse()
+                self._host.rouse()
 
     def cancel(self) -> None:
         self._wanted = 0
-        self._vpoll.remove_waiter(self.wake)
+        self._vpoll.remove_waiter(self)
         super().cancel()
 
     def _run(self) -> None:
@@ -81,7 +80,7 @@ class _ReadyHandle(asyncio.Handle):
             # Level-triggered: look again.  Cancelled, it wants nothing.
             if self._wanted and not self._queued:
                 try:
-                    self.wake(vpoll.peek())
+                    self(vpoll.peek())
                 except OSError:
                     pass
 
@@ -104,6 +103,8 @@ class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     vpoll_selector: VPollSelector
     """The selector that the loop waits with."""
+    push: Callable[[asyncio.Handle], None]
+    """Has the loop run a handle in its next turn; does not wake it."""
 
     def __init__(self, stack: Stack | None = None) -> None:
         disown(self)
@@ -114,7 +115,9 @@ class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
             selector.close()
             disown(self)
             raise
-        selector.has_work = ready_queue(self).__len__
+        queue = ready_queue(self)
+        self.push = queue.append
+        selector.has_work = queue.__len__
         try:
             self.init_dispatch(stack)
         except BaseException:
