@@ -14,6 +14,7 @@ import random
 import socket
 import struct
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any, cast
 from unittest import mock
@@ -577,6 +578,23 @@ async def test_nobody_writes_into_a_file_that_is_being_sent(hosts: Hosts) -> Non
     await pair.accepted.lost
     assert pair.accepted.data == data + b"tail"
     await pair.finish()
+
+
+@on_every_loop
+async def test_a_closed_connection_frees_its_protocol_without_garbage(hosts: Hosts) -> None:
+    pair = await connect(hosts)
+    transport = pair.connected.transport
+    transport.close()
+    await pair.finish()
+    protocol = weakref.ref(pair.connected)
+    gc.disable()
+    try:
+        del pair
+        await turns(3)
+        assert protocol() is None
+    finally:
+        gc.enable()
+    assert transport.is_closing()
 
 
 class Silent(asyncio.Protocol):

@@ -337,3 +337,8 @@ class StreamTransport(SocketTransport):
         except OSError as exc:
             # The peer reset the connection meanwhile.
             self._fatal_error(exc, "Fatal write error on socket transport")
+
+    def _give_back(self) -> None:
+        # asyncio's transports let go of it too: it is freed without the cycle collector.
+        self._io.protocol = None
+        super()._give_back()
