@@ -1,11 +1,13 @@
 # make demo    the main job, end to end
 # make test    linter, types and tests, for the Python named by PYTHON
+# make test-accelerated   the tests of what the accelerator does, with it; ARGS= for all tests
 # make bench   the benchmarks beside asyncio and uvloop; ARGS="--quick", ARGS="--only NAME"
 # make test-kernel   the backends' tests in a virtual machine that has /dev/vpoll and EFD_VPOLL
 # make soak    servers of others under load for SECONDS each, 600 by default: 12 times 10 minutes
 #
 # PYTHON=python3.12 chooses the interpreter; each version has a venv of its own in the tree.
 # ARGS="-k name" goes to pytest, which runs WORKERS processes: many tests wait for others.
+# ACCELERATE=1 has the compiled classes tested instead of those in Python.
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -14,13 +16,14 @@ $(error $(PYTHON) does not run: name a Python 3.11, 3.12 or 3.13 with PYTHON=...
 endif
 WORKERS ?= 4
 SECONDS ?= 600
+ACCELERATE ?= 0
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test test-kernel bench soak lint types setup tools wheel clean
+.PHONY: demo test test-accelerated test-kernel bench soak lint types setup tools wheel clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
@@ -29,7 +32,13 @@ test: tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	VPOLL_ASYNCIO_ACCELERATE=$(ACCELERATE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-accelerated: ARGS ?= $(addprefix tests/test_,accelerator.py memory_streams.py \
+	memory_loops.py transport_stream.py transport_tls.py vpoll.py vpoll_interrupts.py \
+	vpoll_threads.py wakeups.py)
+test-accelerated: tools
+	VPOLL_ASYNCIO_ACCELERATE=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-kernel: tools
 	cd tests && ../$(BIN)/python -m kernel $(ARGS)

@@ -18,6 +18,7 @@ from benchmarks.suite.contenders import Contender
 from benchmarks.suite.measure import Build, Mode, Samples, Worker
 from benchmarks.suite.scenarios import SCENARIOS
 from benchmarks.suite.table import ROWS, Comparison, Row
+from vpoll_asyncio.hot.accelerator import CHOICE
 
 TINY = {
     "events": 200,
@@ -243,8 +244,8 @@ def test_builds_have_environments_of_their_own(tmp_path: Path) -> None:
         ["--accelerated", str(tmp_path), "--env", "pure:A=1", "--env", "accelerated:A=2=3"]
     )
     pure, accelerated = command.builds(arguments)
-    assert pure.environment == {"A": "1"}
-    assert accelerated == Build("accelerated", tmp_path, {"A": "2=3"})
+    assert pure.environment == {CHOICE: "0", "A": "1"}
+    assert accelerated == Build("accelerated", tmp_path, {CHOICE: "1", "A": "2=3"})
 
 
 @pytest.mark.parametrize("setting", ["A=1", "fast:A=1", "pure:A"])

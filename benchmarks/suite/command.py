@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vpoll_asyncio.hot.accelerator import CHOICE
+
 from .measure import BENCHMARKS, Build
 from .table import ROWS, Row
 
@@ -26,8 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--accelerated",
         type=Path,
         metavar="FOLDER",
-        help="that holds another build of vpoll_asyncio, to run beside the one in this tree",
+        help="that holds the accelerated build of vpoll_asyncio; this tree, compiled on demand",
     )
+    parser.add_argument("--pure", action="store_true", help="without the accelerated build")
     parser.add_argument(
         "--env",
         action="append",
@@ -59,7 +62,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def builds(arguments: argparse.Namespace) -> list[Build]:
-    environments: dict[str, dict[str, str]] = {"pure": {}, "accelerated": {}}
+    environments = {"pure": {CHOICE: "0"}, "accelerated": {CHOICE: "1"}}
     for setting in arguments.env:
         build, _, assignment = setting.partition(":")
         name, equals, value = assignment.partition("=")
@@ -67,8 +70,8 @@ def builds(arguments: argparse.Namespace) -> list[Build]:
             raise SystemExit(f"--env {setting}: expected pure:NAME=VALUE or accelerated:NAME=VALUE")
         environments[build][name] = value
     found = [Build("pure", BENCHMARKS.parent, environments["pure"])]
-    if arguments.accelerated is not None:
-        folder = arguments.accelerated.resolve()
+    if not arguments.pure:
+        folder = (arguments.accelerated or BENCHMARKS.parent).resolve()
         if not (folder / "vpoll_asyncio").is_dir():
             raise SystemExit(f"--accelerated {folder}: expected a folder with vpoll_asyncio in it")
         found.append(Build("accelerated", folder, environments["accelerated"]))
