@@ -1,133 +1,60 @@
-"""The same random program on the memory stack and on the kernel: what differs is a fault.
+"""Random programs with streams, on the memory stack and on the kernel.
 
-After every step the results, the errnos, the event masks of all sockets and the
-counts of bytes that wait are compared.  The kernel may take a moment: the masks are
-waited for.  Nothing here fills a buffer, since the two stacks' sizes differ.
+Nothing here fills a buffer (test_memory_differential_full.py) or shares a port
+(test_memory_differential_ports.py).
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
-from memory_helpers import FIONREAD, SIOCATMARK, Lab, ask, error_of, linger_zero, mask_of, until
-from vpoll_asyncio.stacks.base import Stack
-from vpoll_asyncio.stacks.host import host_stack
-from vpoll_asyncio.stacks.memory import MemoryStack
+from differential import Both, Differential, picks, program
+from memory_helpers import SIOCATMARK, Lab, ask
 
-MOST_SOCKETS = 8
+SOL = socket.SOL_SOCKET
+PEEK = socket.MSG_PEEK
+OOB = socket.MSG_OOB
 
-PROGRAM = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+FAMILIES = {
+    "IPv4": (socket.AF_INET, socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+    "IPv6": (socket.AF_INET6, socket.AF_INET6, "::1", "::1"),
+    "IPv4 to a dual-stack listener": (socket.AF_INET6, socket.AF_INET, "::", "127.0.0.1"),
+    "mapped to a dual-stack listener": (socket.AF_INET6, socket.AF_INET6, "::", "::ffff:127.0.0.1"),
+    "mapped to an IPv4 listener": (
+        socket.AF_INET,
+        socket.AF_INET6,
+        "127.0.0.1",
+        "::ffff:127.0.0.1",
+    ),
+}
+"""Families of listener and client, where the one listens, where the other connects to."""
 
-Outcome = tuple[str, Any]
-picks = st.integers(0, MOST_SOCKETS - 1)
 sizes = st.integers(1, 12)
 
 
-def outcome(call: Callable[..., Any], *args: Any) -> Outcome:
-    try:
-        return "returned", call(*args)
-    except OSError as exc:
-        return "failed", exc.errno
-
-
-class Differential(RuleBasedStateMachine):
-    """Two labs whose sockets with the same index do the same."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.memory = MemoryStack()
-        stacks: tuple[Stack, Stack] = (self.memory, host_stack())
-        self.labs = [Lab(stack) for stack in stacks]
-        self.socks: list[tuple[socket.socket, ...]] = []
-
-    def add(self, make: Callable[[Lab], socket.socket]) -> tuple[socket.socket, ...]:
-        both = tuple(make(lab) for lab in self.labs)
-        self.socks.append(both)
-        return both
-
-    def pick(self, index: int) -> tuple[socket.socket, ...]:
-        return self.socks[index % len(self.socks)]
-
-    def same(self, both: tuple[socket.socket, ...], call: Callable[[socket.socket], Any]) -> Any:
-        """Do `call` on both and compare; return the common outcome."""
-        in_memory, on_host = (outcome(call, sock) for sock in both)
-        assert in_memory == on_host
-        return in_memory
-
-    @invariant()
-    def masks_agree(self) -> None:
-        for number, (in_memory, on_host) in enumerate(self.socks):
-            expected = mask_of(in_memory)
-            try:
-                until(lambda s=on_host, e=expected: mask_of(s) == e)  # type: ignore[misc]
-            except AssertionError:
-                raise AssertionError(
-                    f"socket {number}: memory {expected!r}, kernel {mask_of(on_host)!r}"
-                ) from None
-
-    def teardown(self) -> None:
-        for lab in self.labs:
-            lab.close()
-        self.memory.close()
-
-    def has_sockets(self) -> bool:
-        return bool(self.socks)
-
-    def has_room(self) -> bool:
-        return len(self.socks) <= MOST_SOCKETS - 2
-
-    @precondition(has_sockets)
-    @rule(index=picks)
-    def take_error(self, index: int) -> None:
-        self.same(self.pick(index), error_of)
-
-    @precondition(has_sockets)
-    @rule(index=picks, how=st.sampled_from([socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR]))
-    def shut_down(self, index: int, how: int) -> None:
-        self.same(self.pick(index), lambda sock: sock.shutdown(how))
-
-    @precondition(has_sockets)
-    @rule(index=picks, size=sizes)
-    def receive(self, index: int, size: int) -> None:
-        self.same(self.pick(index), lambda sock: sock.recv(size))
-
-    @precondition(has_sockets)
-    @rule(index=picks, size=sizes)
-    def peek(self, index: int, size: int) -> None:
-        self.same(self.pick(index), lambda sock: sock.recv(size, socket.MSG_PEEK))
-
-    @precondition(has_sockets)
-    @rule(index=picks)
-    def close(self, index: int) -> None:
-        both = self.pick(index)
-        self.same(both, lambda sock: sock.close())
-        self.socks.remove(both)
-
-    @precondition(has_sockets)
-    @rule(index=picks)
-    def count_waiting(self, index: int) -> None:
-        self.same(self.pick(index), lambda sock: ask(sock, FIONREAD))
-
-
 class Streams(Differential):
-    @initialize()
-    def listen(self) -> None:
-        self.listeners = tuple(lab.listener() for lab in self.labs)
-        self.refusing = tuple(lab.refusing_address() for lab in self.labs)
+    @initialize(how=st.sampled_from(sorted(FAMILIES)))
+    def listen(self, how: str) -> None:
+        self.listen_as(how)
+
+    def listen_as(self, how: str) -> None:
+        listener_family, self.family, here, self.there = FAMILIES[how]
+        self.listeners: list[socket.socket] = []
+        for lab in self.labs:
+            listener = lab.keep(lab.stack.socket(listener_family, socket.SOCK_STREAM))
+            listener.bind((here, 0))
+            listener.listen(16)
+            self.listeners.append(listener)
+        refusing = [lab.refusing_address() for lab in self.labs]
+        self.listening_ports = [sock.getsockname()[1] for sock in self.listeners]
+        self.refusing_ports = [address[1] for address in refusing]
 
     def no_delay(self, lab: Lab) -> socket.socket:
-        sock = lab.stream()
+        sock = lab.keep(lab.stack.socket(self.family, socket.SOCK_STREAM))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -139,40 +66,38 @@ class Streams(Differential):
     @precondition(Differential.has_room)
     @rule()
     def make_connected(self) -> None:
-        clients = self.add(self.no_delay)
-        for client, listener in zip(clients, self.listeners, strict=True):
-            client.connect_ex(listener.getsockname())
+        self._connect(self.add(self.no_delay), refused=False)
         self.masks_agree()
         self.accept()
 
     @precondition(Differential.has_room)
     @rule()
     def accept(self) -> None:
-        accepted = [outcome(listener.accept) for listener in self.listeners]
-        assert accepted[0][0] == accepted[1][0]
-        if accepted[0][0] == "failed":
+        accepted: list[Any] = []
+        for listener in self.listeners:
+            try:
+                accepted.append(listener.accept())
+            except OSError as exc:
+                accepted.append(exc.errno)
+        if not isinstance(accepted[0], tuple):
             assert accepted[0] == accepted[1]
             return
-        both = tuple(
-            lab.keep(value[0]) for lab, (_, value) in zip(self.labs, accepted, strict=True)
+        one, other = (
+            lab.keep(connection) for lab, (connection, _) in zip(self.labs, accepted, strict=True)
         )
-        for sock in both:
+        for sock in (one, other):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socks.append(both)
+        self.socks.append((one, other))
 
-    def _connect(self, index: int, addresses: tuple[Any, ...]) -> None:
-        targets = dict(zip(self.pick(index), addresses, strict=True))
-        self.same(self.pick(index), lambda sock: sock.connect_ex(targets[sock]))
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks)
-    def connect(self, index: int) -> None:
-        self._connect(index, tuple(listener.getsockname() for listener in self.listeners))
+    def _connect(self, both: Both, refused: bool) -> None:
+        ports = self.refusing_ports if refused else self.listening_ports
+        by_socket = dict(zip(both, ports, strict=True))
+        self.same(both, lambda sock: sock.connect_ex((self.there, by_socket[sock])))
 
     @precondition(Differential.has_sockets)
-    @rule(index=picks)
-    def connect_refused(self, index: int) -> None:
-        self._connect(index, self.refusing)
+    @rule(index=picks, refused=st.booleans())
+    def connect(self, index: int, refused: bool) -> None:
+        self._connect(self.pick(index), refused)
 
     @precondition(Differential.has_sockets)
     @rule(index=picks)
@@ -185,19 +110,58 @@ class Streams(Differential):
         self.same(self.pick(index), lambda sock: sock.accept())
 
     @precondition(Differential.has_sockets)
+    @rule(index=picks, size=sizes, flags=st.sampled_from([0, 0, 0, PEEK, socket.MSG_TRUNC]))
+    def receive(self, index: int, size: int, flags: int) -> None:
+        if flags & socket.MSG_TRUNC:
+            # The bytes are thrown away, and recv would return what memory there was.
+            self.same(self.pick(index), lambda sock: sock.recv_into(bytearray(size), 0, flags))
+        else:
+            self.same(self.pick(index), lambda sock: sock.recv(size, flags))
+
+    @precondition(Differential.has_sockets)
+    @rule(index=picks, sizes=st.lists(sizes, min_size=1, max_size=3))
+    def receive_message(self, index: int, sizes: list[int]) -> None:
+        def call(sock: socket.socket) -> Any:
+            buffers = [bytearray(size) for size in sizes]
+            return sock.recvmsg_into(buffers), buffers
+
+        self.same(self.pick(index), call)
+
+    @precondition(Differential.has_sockets)
+    @rule(index=picks)
+    def receive_all(self, index: int) -> None:
+        """What ends the data is compared too: EAGAIN, the end, or an error."""
+
+        def call(sock: socket.socket) -> Any:
+            parts = []
+            try:
+                while part := sock.recv(1000):
+                    parts.append(part)
+            except OSError as exc:
+                return b"".join(parts), exc.errno
+            return b"".join(parts), 0
+
+        self.same(self.pick(index), call)
+
+    @precondition(Differential.has_sockets)
     @rule(index=picks, data=st.binary(max_size=20))
     def send(self, index: int, data: bytes) -> None:
         self.same(self.pick(index), lambda sock: sock.send(data))
 
     @precondition(Differential.has_sockets)
-    @rule(index=picks, data=st.binary(min_size=1, max_size=3))
-    def send_urgent(self, index: int, data: bytes) -> None:
-        self.same(self.pick(index), lambda sock: sock.send(data, socket.MSG_OOB))
+    @rule(index=picks, parts=st.lists(st.binary(max_size=6), max_size=3))
+    def send_message(self, index: int, parts: list[bytes]) -> None:
+        self.same(self.pick(index), lambda sock: sock.sendmsg(parts))
 
     @precondition(Differential.has_sockets)
-    @rule(index=picks)
-    def receive_urgent(self, index: int) -> None:
-        self.same(self.pick(index), lambda sock: sock.recv(1, socket.MSG_OOB))
+    @rule(index=picks, data=st.binary(max_size=3))
+    def send_urgent(self, index: int, data: bytes) -> None:
+        self.same(self.pick(index), lambda sock: sock.send(data, OOB))
+
+    @precondition(Differential.has_sockets)
+    @rule(index=picks, flags=st.sampled_from([0, PEEK]))
+    def receive_urgent(self, index: int, flags: int) -> None:
+        self.same(self.pick(index), lambda sock: sock.recv(1, OOB | flags))
 
     @precondition(Differential.has_sockets)
     @rule(index=picks)
@@ -207,79 +171,13 @@ class Streams(Differential):
     @precondition(Differential.has_sockets)
     @rule(index=picks, on=st.booleans())
     def urgent_inline(self, index: int, on: bool) -> None:
-        self.same(
-            self.pick(index),
-            lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, on),
-        )
+        self.same(self.pick(index), lambda sock: sock.setsockopt(SOL, socket.SO_OOBINLINE, on))
 
     @precondition(Differential.has_sockets)
-    @rule(index=picks)
-    def close_with_linger_zero(self, index: int) -> None:
-        both = self.pick(index)
-        self.same(both, linger_zero)
-        self.same(both, lambda sock: sock.close())
-        self.socks.remove(both)
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks)
-    def ask_for_peer(self, index: int) -> None:
-        self.same(self.pick(index), lambda sock: bool(sock.getpeername()))
-
-
-class Datagrams(Differential):
-    @precondition(Differential.has_room)
-    @rule(bound=st.booleans())
-    def make(self, bound: bool) -> None:
-        self.add(lambda lab: lab.bound(lab.datagram()) if bound else lab.datagram())
-
-    def _targets(self, index: int, to: int) -> dict[socket.socket, Any] | None:
-        addresses = [sock.getsockname() for sock in self.pick(to)]
-        if not all(port for _, port in addresses):
-            return None
-        return dict(zip(self.pick(index), addresses, strict=True))
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks, to=picks)
-    def connect(self, index: int, to: int) -> None:
-        if targets := self._targets(index, to):
-            self.same(self.pick(index), lambda sock: sock.connect(targets[sock]))
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks, to=picks, data=st.binary(max_size=20))
-    def send_to(self, index: int, to: int, data: bytes) -> None:
-        if targets := self._targets(index, to):
-            self.same(self.pick(index), lambda sock: sock.sendto(data, targets[sock]))
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks, data=st.binary(max_size=20))
-    def send(self, index: int, data: bytes) -> None:
-        self.same(self.pick(index), lambda sock: sock.send(data))
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks, size=st.integers(0, 12))
-    def receive_from(self, index: int, size: int) -> None:
-        """The sender is compared by which socket it is."""
-
-        def call(sock: socket.socket) -> Any:
-            data, sender = sock.recvfrom(size)
-            side = self.pick(index).index(sock)
-            names = [both[side].getsockname()[1] for both in self.socks]
-            return data, names.index(sender[1]) if sender and sender[1] in names else None
-
-        self.same(self.pick(index), call)
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks, size=st.integers(1, 12))
-    def receive_message(self, index: int, size: int) -> None:
-        self.same(self.pick(index), lambda sock: sock.recvmsg(size)[:3])
-
-    @precondition(Differential.has_sockets)
-    @rule(index=picks)
-    def ask_for_peer(self, index: int) -> None:
-        self.same(self.pick(index), lambda sock: bool(sock.getpeername()))
+    @rule(index=picks, count=st.integers(0, 9))
+    def low_water_mark(self, index: int, count: int) -> None:
+        self.same(self.pick(index), lambda sock: sock.setsockopt(SOL, socket.SO_RCVLOWAT, count))
 
 
 TestStreams = Streams.TestCase
-TestStreams.settings = PROGRAM
-TestDatagrams = Datagrams.TestCase
-TestDatagrams.settings = PROGRAM
+TestStreams.settings = program(30)

@@ -6,6 +6,7 @@ import errno
 import gc
 import itertools
 import socket
+import types
 import weakref
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ import pytest
 
 from memory_helpers import DEAD, ERR, HUP, Lab, R, W, error_of, failure, mask_of
 from vpoll_asyncio.stacks import open_stack
-from vpoll_asyncio.stacks.memory import MemoryStack, ports
+from vpoll_asyncio.stacks.memory import MemoryStack, ports, timewait
 
 _names = itertools.count()
 
@@ -325,6 +326,50 @@ def test_closing_everything_leaves_nothing_behind() -> None:
         lab.close()
         with stack.socket() as sock:
             sock.bind(address)
+
+
+def connection_that_ends(lab: Lab, listener: socket.socket) -> None:
+    """The server closes first: its port, which is the listener's, is in TIME_WAIT."""
+    client = lab.connecting(listener)
+    listener.accept()[0].close()
+    client.close()
+
+
+def test_port_of_an_ended_connection_is_kept_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(timewait, "time", types.SimpleNamespace(monotonic=lambda: now))
+    with MemoryStack() as stack:
+        lab = Lab(stack)
+        listener = lab.listener()
+        address = listener.getsockname()
+        connection_that_ends(lab, listener)
+        now += 30
+        connection_that_ends(lab, listener)
+        listener.close()
+        for later in (59.9, 60.1, 89.9):
+            now = 1000 + later
+            assert failure(lab.stream().bind, address) == errno.EADDRINUSE
+        now = 1090.1
+        lab.stream().bind(address)
+        lab.close()
+
+
+def test_ports_are_kept_for_so_many_ended_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timewait, "MOST", 3)
+    with MemoryStack() as stack:
+        lab = Lab(stack)
+        taken = []
+        for _ in range(5):
+            listener = lab.listener()
+            address = listener.getsockname()
+            connection_that_ends(lab, listener)
+            listener.close()
+            try:
+                lab.stream().bind(address)
+            except OSError as exc:
+                taken.append(exc.errno)
+        assert taken == [errno.EADDRINUSE] * 3
+        lab.close()
 
 
 @pytest.fixture

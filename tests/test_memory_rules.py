@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from memory_helpers import (
+    DEAD,
+    ERR,
     FIONREAD,
     HUP,
     RDHUP,
@@ -157,6 +159,99 @@ def test_connection_keeps_the_port_of_its_closed_listener(lab: Lab) -> None:
 
 
 # listen and accept.
+
+
+@pytest.mark.parametrize("reuse_then", [False, True])
+@pytest.mark.parametrize("reuse_now", [False, True])
+def test_who_closes_first_keeps_the_port(lab: Lab, reuse_then: bool, reuse_now: bool) -> None:
+    listener = lab.bound(lab.stream())
+    listener.setsockopt(SOL, socket.SO_REUSEADDR, reuse_then)
+    listener.listen()
+    address = listener.getsockname()
+    client = lab.connecting(listener)
+    settles(client, W)
+    server = lab.keep(listener.accept()[0])
+    listener.close()
+    server.close()
+    settles(client, R | W | RDHUP)
+    client.close()
+    again = lab.stream()
+    again.setsockopt(SOL, socket.SO_REUSEADDR, reuse_now)
+    if reuse_then and reuse_now:
+        again.bind(address)
+    else:
+        assert failure(again.bind, address) == errno.EADDRINUSE
+
+
+@pytest.mark.parametrize("ending", ["second", "reset"])
+def test_who_does_not_close_first_gives_the_port_back(lab: Lab, ending: str) -> None:
+    listener = lab.listener()
+    address = listener.getsockname()
+    client = lab.connecting(listener)
+    settles(client, W)
+    server = lab.keep(listener.accept()[0])
+    listener.close()
+    if ending == "second":
+        client.close()
+        settles(server, R | W | RDHUP)
+    else:
+        client.send(b"unread")
+        settles(server, R | W)
+    server.close()
+    lab.stream().bind(address)
+
+
+def test_connection_between_the_ports_of_an_ended_one(lab: Lab) -> None:
+    listener = lab.listener()
+    name = None
+    for _ in range(3):
+        client = lab.stream()
+        client.setsockopt(SOL, socket.SO_REUSEADDR, 1)
+        client.bind(name or (lab.address, 0))
+        name = client.getsockname()
+        client.connect_ex(listener.getsockname())
+        settles(client, W)
+        server = lab.keep(listener.accept()[0])
+        client.close()
+        settles(server, R | W | RDHUP)
+        server.close()
+
+
+def test_port_of_a_closed_socket_whose_peer_stays(lab: Lab) -> None:
+    listener = lab.listener()
+    address = listener.getsockname()
+    client = lab.connecting(listener)
+    settles(client, W)
+    lab.keep(listener.accept()[0]).close()
+    listener.close()
+    settles(client, R | W | RDHUP)
+    assert failure(lab.stream().bind, address) == errno.EADDRINUSE
+    client.send(b"nobody reads this")
+    settles(client, DEAD | ERR)
+    lab.stream().bind(address)
+
+
+def test_specific_ipv6_address_is_for_ipv6_only(lab: Lab) -> None:
+    six = make(lab, socket.SOCK_STREAM, socket.AF_INET6)
+    assert not six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    six.bind(("::1", 0))
+    assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    assert failure(six.connect, ("::ffff:127.0.0.1", 9)) == errno.ENETUNREACH
+
+
+def test_socket_at_an_ipv4_address_and_an_ipv6_one(lab: Lab) -> None:
+    six = make(lab, socket.SOCK_STREAM, socket.AF_INET6)
+    six.bind(("::ffff:127.0.0.1", 0))
+    assert failure(six.connect, ("::1", 9)) == errno.EAFNOSUPPORT
+
+
+def test_what_is_shut_down_before_listening_is_inherited(lab: Lab) -> None:
+    listener = lab.bound(lab.stream())
+    assert failure(listener.shutdown, socket.SHUT_WR) == errno.ENOTCONN
+    listener.listen()
+    client = lab.connecting(listener)
+    settles(client, R | W | RDHUP)
+    assert failure(lab.keep(listener.accept()[0]).send, b"a") == errno.EPIPE
 
 
 def test_listen_binds(lab: Lab) -> None:

@@ -10,7 +10,7 @@ from ...sockaddr import Address
 from ...sockets import UserSocket
 from ...sockhooks import Data
 from .addresses import external, internal, oserror
-from .options import get_common, set_common
+from .options import as_int, get_common, linger_bytes, linger_value, set_common
 from .pcb import RCV, SND, Pcb, publish
 from .udp import Datagram, DatagramPcb
 
@@ -26,6 +26,13 @@ _TRUNC: Final = int(socket.MSG_TRUNC)
 
 _FIONREAD: Final = 0x541B
 _TIOCOUTQ: Final = 0x5411
+
+# What Linux keeps for every socket, and only streams heed.
+_WITHOUT_EFFECT: Final[dict[int, int | bytes]] = {
+    socket.SO_LINGER: bytes(8),
+    socket.SO_OOBINLINE: 0,
+    socket.SO_RCVLOWAT: 1,
+}
 
 _HOW: Final = {socket.SHUT_RD: RCV, socket.SHUT_WR: SND, socket.SHUT_RDWR: RCV | SND}
 
@@ -127,7 +134,7 @@ class DatagramSocket(UserSocket):
     def do_getpeername(self) -> Address:
         pcb = self.pcb
         with pcb.lock:
-            if not pcb.raddr:
+            if not pcb.rport:
                 raise oserror(errno.ENOTCONN)
             return external(self.family, pcb.raddr, pcb.rport)
 
@@ -137,6 +144,8 @@ class DatagramSocket(UserSocket):
             before = pcb.mask
             if level == _SOL and optname == socket.SO_ACCEPTCONN:
                 return 0
+            if level == _SOL and optname in _WITHOUT_EFFECT:
+                return (pcb.options or {}).get((level, optname), _WITHOUT_EFFECT[optname])
             value = get_common(pcb, level, optname, stream=False)
             changed = pcb.mask != before
         if changed:
@@ -146,7 +155,19 @@ class DatagramSocket(UserSocket):
     def do_setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
         pcb = self.pcb
         with pcb.lock:
-            set_common(pcb, level, optname, value, stream=False)
+            if level != _SOL or optname not in _WITHOUT_EFFECT:
+                set_common(pcb, level, optname, value, stream=False)
+                return
+            kept: int | bytes
+            if optname == socket.SO_LINGER:
+                kept = linger_bytes(linger_value(value))
+            elif optname == socket.SO_OOBINLINE:
+                kept = int(bool(as_int(value)))
+            else:
+                kept = as_int(value) or 1
+            if pcb.options is None:
+                pcb.options = {}
+            pcb.options[level, optname] = kept
 
     def do_ioctl(self, request: int, argument: Any) -> Any:
         pcb = self.pcb

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ...hot.pipe import Lock
-from .addresses import ANY, ANY6, Interface, is_loopback, is_six, oserror
+from .addresses import Interface, is_loopback, is_six, oserror
 from .ports import PortTable
+from .timewait import TimeWait, TimeWaits
 
 if TYPE_CHECKING:
     from .opening import StreamPcb
@@ -80,7 +81,7 @@ def network(vnl: str | None) -> Network:
         return found
 
 
-def _streams_may_share(pcb: StreamPcb, other: StreamPcb) -> bool:
+def _streams_may_share(pcb: StreamPcb | TimeWait, other: StreamPcb | TimeWait) -> bool:
     # The rule of inet_bind_conflict().
     if pcb.reuse and other.reuse and not other.listening:
         return True
@@ -119,7 +120,8 @@ class Host:
             for interface in interfaces
             if interface.version == 4 and interface.network.prefixlen < 31
         )
-        self.streams: PortTable[StreamPcb] = PortTable(_streams_may_share)
+        self.streams: PortTable[StreamPcb | TimeWait] = PortTable(_streams_may_share)
+        self.waits = TimeWaits(self.streams)
         self.datagrams: PortTable[DatagramPcb] = PortTable(_datagrams_may_share)
         self.listeners: dict[int, list[StreamPcb]] = {}
         self.connections: set[tuple[str, int, str, int]] = set()
@@ -130,23 +132,19 @@ class Host:
         """Return whether `address` is this host's, loopback included."""
         return address in self._own or is_loopback(address)
 
-    def route(self, address: str) -> tuple[str, Host | None]:
-        """Return the address and the host that `address` leads to.
+    def route(self, address: str) -> Host | None:
+        """Return the host that `address`, which is no wildcard, leads to.
 
-        The host is None where a route exists and nobody answers.  Raises OSError
-        (ENETUNREACH) where there is no route.
+        None where a route exists and nobody answers.  Raises OSError (ENETUNREACH)
+        where there is no route.
         """
-        if address == ANY:
-            address = "127.0.0.1"
-        elif address == ANY6:
-            address = "::1"
         if self.owns(address):
-            return address, self
+            return self
         family = 6 if is_six(address) else 4
         if any(interface.version == family for interface in self.interfaces):
             found = self.network.hosts.get(address)
             if found is not None or self._has_route(address):
-                return address, found
+                return found
         raise oserror(errno.ENETUNREACH)
 
     def _has_route(self, address: str) -> bool:

@@ -6,8 +6,8 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .addresses import ANY, ANY6, is_loopback, is_multicast, is_six, oserror
-from .pcb import W
+from .addresses import ANY, ANY6, is_loopback, is_multicast, oserror
+from .pcb import SND, W
 from .tcp import (
     CLOSE,
     CONNECTED,
@@ -62,9 +62,10 @@ class StreamPcb(Transfer):
             raise oserror(errno.EINVAL)
         if self.state != CLOSE:
             raise oserror(errno.EISCONN)
-        if self.six and self.v6only and not is_six(address):
-            raise oserror(errno.ENETUNREACH)
-        address, target = self.host.route(address)
+        address = self.named(address)
+        self.check_mapped(address)
+        self.check_native(address)
+        target = self.host.route(address)
         if self.host.is_broadcast(address) or is_multicast(address):
             raise oserror(errno.ENETUNREACH)
         self._choose_local(address, port)
@@ -96,9 +97,7 @@ class StreamPcb(Transfer):
         laddr = self.laddr
         if laddr in (ANY, ANY6):
             laddr = self.host.source(address)
-        elif is_six(laddr) != is_six(address) or (
-            is_loopback(laddr) and not self.host.owns(address)
-        ):
+        elif is_loopback(laddr) and not self.host.owns(address):
             raise oserror(errno.EINVAL)
         connections = self.host.connections
         if self.table is not None:
@@ -106,6 +105,7 @@ class StreamPcb(Transfer):
             if key in connections:
                 raise oserror(errno.EADDRNOTAVAIL)
         else:
+            self.host.waits.expire()
             table = self.host.streams
             lport = table.choose(lambda candidate: not table.users(candidate))
             if not lport:
@@ -121,25 +121,28 @@ class StreamPcb(Transfer):
             self.table = table
             self.lport = self.held = lport
             key = (laddr, lport, address, port)
+        self.host.waits.remove(key)
         self.laddr = laddr
         self.key = key
         connections.add(key)
 
     def _knock(self, target: Host, touched: Touched) -> None:
         """Send the SYN: to a listener, to oneself, or to a closed port."""
-        listener = _find_listener(target, self)
-        if listener is not None:
-            if listener.full():
-                listener.syns.append(self)  # type: ignore[union-attr]
-                self.server = listener
-            else:
-                self._establish(listener, touched)
-        elif target is self.host and (self.laddr, self.lport) == (self.raddr, self.rport):
-            # Simultaneous open with oneself.
+        if target is self.host and (self.laddr, self.lport) == (self.raddr, self.rport):
+            # Simultaneous open with oneself, whoever listens (__inet_lookup_established).
             self.peer = self
             self.state = ESTABLISHED
-        else:
+            if self.shut & SND:
+                self.send_fin(touched)
+            return
+        listener = _find_listener(target, self)
+        if listener is None:
             self.receive_reset(touched)
+        elif listener.full():
+            listener.syns.append(self)  # type: ignore[union-attr]
+            self.server = listener
+        else:
+            self._establish(listener, touched)
 
     def stop_knocking(self) -> None:
         """Wait no longer for room with a listener."""
@@ -174,6 +177,7 @@ class StreamPcb(Transfer):
         child.table = listener.host.streams
         child.held = port
         child.table.add(child, port)
+        listener.host.waits.remove(child.key)
         listener.host.connections.add(child.key)
         listener.host.open.add(child)
         child.state = self.state = ESTABLISHED
@@ -184,6 +188,12 @@ class StreamPcb(Transfer):
         child.mask = W
         child.server = listener
         listener.queue.append(child)
+        if listener.shut:
+            # What was shut down before listen(2) is inherited, with a FIN (tcp_shutdown).
+            child.shut = listener.shut
+            if child.shut & SND:
+                child.send_fin(touched)
+            child.refresh()
         self.refresh()
         listener.refresh()
         touched += (listener, self)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...events import HUP, RDHUP
 from ...hot.pipe import RCV, SND, PipeState, R, W
 from ...vpoll import VPoll
-from .addresses import ANY, ANY6, oserror
+from .addresses import ANY, ANY6, is_six, oserror
 
 if TYPE_CHECKING:
     from .network import Host
@@ -116,15 +116,38 @@ class Pcb(PipeState):
             raise oserror(errno.EADDRNOTAVAIL)
         if self.table is not None or self.closed_to_bind():
             raise oserror(errno.EINVAL)
-        before = self.laddr
         self.laddr = address
         try:
             self.take_port(port)
         except OSError:
-            self.laddr = before
+            # Not what it was before (inet_reset_saddr).
+            self.laddr = ANY6 if self.six else ANY
             raise
         self.addr_locked = address not in (ANY, ANY6)
+        if self.addr_locked and is_six(address):
+            # __inet6_bind() does so.
+            self.v6only = True
         self.port_locked = port != 0
+
+    def named(self, address: str) -> str:
+        """Return the destination that `address` stands for: a wildcard is the host itself."""
+        laddr = self.laddr
+        if address == ANY:
+            own = not is_six(laddr) and self.host.owns(laddr)
+            return laddr if own else "127.0.0.1"
+        if address == ANY6:
+            return "::1" if is_six(laddr) else "127.0.0.1"
+        return address
+
+    def check_mapped(self, address: str) -> None:
+        """Raise OSError (ENETUNREACH) when a socket of AF_INET6 cannot reach this IPv4 address."""
+        if self.six and self.v6only and not is_six(address):
+            raise oserror(errno.ENETUNREACH)
+
+    def check_native(self, address: str) -> None:
+        """Raise OSError (EAFNOSUPPORT) for an IPv6 address and a socket at an IPv4 one."""
+        if is_six(address) and not is_six(self.laddr):
+            raise oserror(errno.EAFNOSUPPORT)
 
     def may_bind(self, address: str) -> bool:
         """Return whether an address that the host does not own may be bound all the same."""

@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from .addresses import ANY, ANY6, is_six, oserror, overlap
 
-if TYPE_CHECKING:
-    from .pcb import Pcb
-
-__all__ = ["EPHEMERAL", "PortTable"]
+__all__ = ["EPHEMERAL", "Holder", "PortTable"]
 
 EPHEMERAL: Final = range(32768, 61000)
 """net.ipv4.ip_local_port_range, as Linux has it by default."""
 
-_P = TypeVar("_P", bound="Pcb")
+
+class Holder(Protocol):
+    """Who may hold a port."""
+
+    laddr: str
+    v6only: bool
+    reuse: bool
+    reuseport: bool
+
+
+_P = TypeVar("_P", bound=Holder)
+_Q = TypeVar("_Q", bound=Holder)
 
 
 class PortTable(Generic[_P]):
@@ -93,14 +101,15 @@ class PortTable(Generic[_P]):
                 return port
         return 0
 
-    def match(self, users: Iterable[_P], address: str) -> list[_P]:
+    @staticmethod
+    def match(users: Iterable[_Q], address: str) -> list[_Q]:
         """Return those of `users` that serve the local `address` best, the most recent last.
 
         An exact address goes before a wildcard, an IPv4 wildcard before IPv6's
         (compute_score).
         """
         best = 0
-        found: list[_P] = []
+        found: list[_Q] = []
         six = is_six(address)
         for pcb in users:
             if pcb.laddr == address:

@@ -5,9 +5,9 @@ receiver's queue.  Of what waits there, the first `rcvbuf` bytes have arrived; w
 is beyond them is the sender's, counts against its `sndbuf`, and is lost if the
 sender resets the connection.  A FIN follows the data in the same order.
 
-States are the kernel's with what takes no time left out: FIN_WAIT is both of them,
-LAST_ACK is CLOSING too, and TIME_WAIT is CLOSE.  Comments name the kernel's function
-where a rule comes from.
+States are the kernel's with what takes no time left out: FIN_WAIT is both of them, and
+a socket in TIME_WAIT is in CLOSE, while a record keeps its port.  Comments name the
+kernel's function where a rule comes from.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from .network import Host
     from .opening import StreamPcb
     from .ports import PortTable
+    from .timewait import TimeWait
 
 __all__ = [
     "CLOSE",
     "CLOSE_WAIT",
+    "CLOSING",
     "CONNECTED",
     "CONNECTING",
     "DISCONNECTING",
@@ -49,6 +51,7 @@ SYN_SENT: Final = 2
 # ESTABLISHED and CLOSE_WAIT are the two in between.
 FIN_WAIT: Final = 5
 LAST_ACK: Final = 6
+CLOSING: Final = 7
 
 # enum socket_state: what connect(2) makes of a further call.
 UNCONNECTED: Final = 0
@@ -158,9 +161,14 @@ class Connection(StreamQueue):
 
     # Ports.
 
-    def ports(self) -> PortTable[StreamPcb]:
+    def ports(self) -> PortTable[StreamPcb | TimeWait]:
         """Return the host's table of stream ports."""
         return self.host.streams
+
+    def take_port(self, port: int) -> None:
+        """Take `port`, or a free one for 0; ports of connections long ended are free."""
+        self.host.waits.expire()
+        super().take_port(port)
 
     def closed_to_bind(self) -> bool:
         """Return whether the socket listens, connects or is connected."""
@@ -224,20 +232,30 @@ class Connection(StreamQueue):
         elif self.state == FIN_WAIT:
             assert sender is not None
             if sender.fin == FIN_CAME:
-                self._done()
+                self._time_wait()
             else:
-                self.state = LAST_ACK
+                self.state = CLOSING
         self.refresh()
         touched.append(self)
-        if sender is not None and sender.state == LAST_ACK:
+        if sender is None:
+            return
+        if sender.state == LAST_ACK:
             sender._done()
-            sender.refresh()
-            touched.append(sender)
+        elif sender.state == CLOSING:
+            sender._time_wait()
+        else:
+            if sender.orphan and sender.state == FIN_WAIT:
+                sender._keep_port()
+            return
+        sender.refresh()
+        touched.append(sender)
 
     def receive_reset(self, touched: Touched) -> None:
         """Take a RST (tcp_reset)."""
         if self.state == CLOSE:
             return
+        if self.orphan:
+            self.host.waits.remove((self.laddr, self.held, self.raddr, self.rport))
         if self.state == SYN_SENT:
             number = errno.ECONNREFUSED
         elif self.state == CLOSE_WAIT:
@@ -277,6 +295,17 @@ class Connection(StreamQueue):
         self._leave()
         self.shut = BOTH
 
+    def _time_wait(self) -> None:
+        """tcp_time_wait(): this end was the first to close, and the port stays its own."""
+        self.host.waits.add(self)
+        self._done()
+
+    def _keep_port(self) -> None:
+        """Nobody has the socket, and only the peer's FIN is missing: that ends by itself."""
+        self.host.waits.add(self)
+        self._drop_key()
+        self.release_port()
+
     def _leave(self) -> None:
         """tcp_set_state(TCP_CLOSE): the connection is out of the tables."""
         self.state = CLOSE
@@ -298,7 +327,7 @@ class Connection(StreamQueue):
             if not self.port_locked:
                 self.release_port()
         elif state in (ESTABLISHED, CLOSE_WAIT, FIN_WAIT) or (
-            state == LAST_ACK and peer is not None and peer.fin == FIN_WAITS
+            state in (CLOSING, LAST_ACK) and peer is not None and peer.fin == FIN_WAITS
         ):
             self.send_reset(touched)
             self.error = errno.ECONNRESET
@@ -311,8 +340,6 @@ class Connection(StreamQueue):
         self.rport = 0
         if not self.addr_locked:
             self.laddr = ANY6 if self.six else ANY
-        if self.table is None:
-            self.lport = 0
         self.shut = 0
         self.fin = NO_FIN
         self.drop()
@@ -340,10 +367,14 @@ class Connection(StreamQueue):
         """Give back everything but what the peer still needs."""
         self.orphan = True
         self.drop()
-        if self.state == SYN_SENT:
+        state = self.state
+        if state == SYN_SENT:
             self._leave()
-        self._drop_key()
-        self.release_port()
+        elif state == FIN_WAIT and self.peer is not None and self.peer.fin == FIN_CAME:
+            self._keep_port()
+        elif state not in (FIN_WAIT, CLOSING, LAST_ACK):
+            self._drop_key()
+            self.release_port()
         self.host.open.discard(self)
 
     def abandon(self, touched: Touched) -> None:

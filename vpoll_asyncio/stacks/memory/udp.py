@@ -66,22 +66,26 @@ class DatagramPcb(Pcb):
         return self.host.is_broadcast(address) or ipaddress.ip_address(address).is_multicast
 
     def _check_target(self, address: str) -> None:
-        if self.six and self.v6only and not is_six(address):
-            raise oserror(errno.ENETUNREACH)
-        if self.laddr not in (ANY, ANY6):
-            if is_six(self.laddr) != is_six(address):
-                raise oserror(errno.ENETUNREACH)
-            if is_loopback(self.laddr) and not self.host.owns(address):
-                raise oserror(errno.EINVAL)
+        self.check_native(address)
+        if is_loopback(self.laddr) and not self.host.owns(address):
+            raise oserror(errno.EINVAL)
         if self.host.is_broadcast(address) and not (self.options or {}).get(_BROADCAST):
             raise oserror(errno.EACCES)
 
-    def connect(self, address: str, port: int) -> None:
-        """Receive from and send to one peer only (ip4_datagram_connect)."""
-        address, _ = self.host.route(address)
-        self._check_target(address)
+    def _autobind(self) -> None:
+        """Take a port, before anything else can fail (inet_autobind)."""
         if self.table is None:
             self.take_port(0)
+
+    def connect(self, address: str, port: int) -> None:
+        """Receive from and send to one peer only (ip4_datagram_connect)."""
+        self._autobind()
+        address = self.named(address)
+        self.check_mapped(address)
+        if not is_six(address) and is_six(self.laddr) and self.laddr != ANY6:
+            raise oserror(errno.ENETUNREACH)
+        self.host.route(address)
+        self._check_target(address)
         if self.laddr in (ANY, ANY6):
             self.laddr = self.host.source(address)
         self.raddr = address
@@ -89,28 +93,32 @@ class DatagramPcb(Pcb):
 
     def send_to(self, data: bytes, target: tuple[str, int] | None, touched: list[Pcb]) -> None:
         """Send one datagram to `target` or to the peer (udp_sendmsg)."""
+        self._autobind()
         if target is None:
             if not self.raddr:
                 raise oserror(errno.EDESTADDRREQ)
             address, port = self.raddr, self.rport
+            if not port and self.six and not is_six(address):
+                # udpv6_sendmsg() hands the peer on as if it had been named.
+                raise oserror(errno.EINVAL)
         else:
-            address, port = target
+            address = self.named(target[0])
+            port = target[1]
+            self.check_mapped(address)
             if not port:
                 raise oserror(errno.EINVAL)
         if len(data) > (_LARGEST_SIX if is_six(address) else _LARGEST):
             raise oserror(errno.EMSGSIZE)
         host = self.host
-        address, found = host.route(address)
+        found = host.route(address)
         self._check_target(address)
-        if self.table is None:
-            self.take_port(0)
         if self.error:
             touched.append(self)
             raise oserror(self.take_error())
         if self.shut & SND:
             raise oserror(errno.EPIPE)
         source = self.laddr
-        if source in (ANY, ANY6):
+        if source in (ANY, ANY6) or is_six(source) != is_six(address):
             source = host.source(address)
         if host.is_broadcast(address):
             for each in host.everybody(address):
@@ -123,11 +131,14 @@ class DatagramPcb(Pcb):
         receiver = _find(found, address, port, source, self.lport)
         if receiver is not None:
             receiver.receive(data, source, self.lport, touched)
-        elif self.raddr == address and self.rport == port:
-            # An unconnected socket is not told (RFC 1122, 4.1.3.3).
-            self.error = errno.ECONNREFUSED
-            self.refresh()
-            touched.append(self)
+            return
+        # The ICMP message goes to whom an answer would (__udp4_lib_err).  An unconnected
+        # socket is not told (RFC 1122, 4.1.3.3).
+        told = _find(host, source, self.lport, address, port)
+        if told is not None and told.raddr:
+            told.error = errno.ECONNREFUSED
+            told.refresh()
+            touched.append(told)
 
     def receive(self, data: bytes, address: str, port: int, touched: list[Pcb]) -> None:
         """Queue a datagram, or drop it when the buffer is full (__udp_enqueue_schedule_skb)."""
@@ -187,21 +198,24 @@ class DatagramPcb(Pcb):
 
 def _takes(pcb: DatagramPcb, address: str, source: str, sport: int) -> bool:
     """Return whether `pcb` gets a broadcast (__udp_is_mcast_sock)."""
-    if pcb.raddr and (pcb.raddr, pcb.rport) != (source, sport):
+    if pcb.raddr and (pcb.raddr != source or pcb.rport not in (sport, 0)):
         return False
     return pcb.laddr in (ANY, address) or (pcb.laddr == ANY6 and not pcb.v6only)
 
 
 def _find(host: Host, address: str, port: int, source: str, sport: int) -> DatagramPcb | None:
-    """Return who gets a datagram (__udp4_lib_lookup): connected before unconnected."""
+    """Return who gets a datagram (__udp4_lib_lookup): connected before unconnected.
+
+    Who is connected to port 0 hears every port of that address.
+    """
     users = host.datagrams.users(port)
-    if not users:
-        return None
-    mine = [pcb for pcb in users if pcb.raddr and (pcb.raddr, pcb.rport) == (source, sport)]
-    found = host.datagrams.match(mine, address)
-    if not found:
-        found = host.datagrams.match([pcb for pcb in users if not pcb.raddr], address)
-    if not found:
+    for peer in (source, sport), (source, 0), ("", 0):
+        found = host.datagrams.match(
+            [pcb for pcb in users if (pcb.raddr, pcb.rport) == peer], address
+        )
+        if found:
+            break
+    else:
         return None
     if len(found) > 1 and all(pcb.reuseport for pcb in found):
         return found[hash((source, sport)) % len(found)]
