@@ -361,10 +361,10 @@ def test_an_idle_stack_lets_the_loop_sleep(run: Run, peer: Peer) -> None:
     turns = 0
     turn = peer.stack.core.turn
 
-    def counting(readable: bool) -> int:
+    def counting(readable: bool) -> None:
         nonlocal turns
         turns += 1
-        return turn(readable)
+        turn(readable)
 
     peer.stack.core.turn = counting  # type: ignore[method-assign]
 

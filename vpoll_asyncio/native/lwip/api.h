@@ -25,10 +25,13 @@ struct vp_config {
 /* The state after the latest call; read without the lock, so only as a hint. */
 struct vp_status {
     uint64_t due_ms;            /* CLOCK_MONOTONIC at which timers must run; all ones: never */
+    uint64_t armed_ms;          /* Python's: when it will run them, 0 for who asks each time */
     uint32_t dirty;             /* sockets whose mask waits to be collected */
     uint32_t queued;            /* frames that the link did not take yet */
     uint32_t more;              /* work is left over: call vp_turn again at once */
+    uint32_t writing;           /* Python's: it watches for the link to be writable */
     int32_t link_errno;         /* the link failed: ask it whether for good, and write 0 */
+    uint32_t attention;         /* any of this is for Python to act upon */
 };
 
 struct vp_counters {
@@ -58,7 +61,7 @@ void vp_after_fork(int in_child);
 struct vp_status *vp_status(void);
 void vp_counters(struct vp_counters *out);
 
-int vp_turn(int readable);
+int vp_turn(int readable, uint64_t *handles, uint32_t *masks, int max);
 int vp_skip(uint32_t ms);
 int vp_feed(const char *frames, const uint32_t *lengths, int count);
 int vp_drain(char *out, size_t size, uint32_t *lengths, int max);
@@ -73,16 +76,20 @@ int vp_connect(uint64_t handle, const struct vp_addr *addr);
 int vp_finish_connect(uint64_t handle);
 int vp_shutdown(uint64_t handle, int how);
 int64_t vp_recv(uint64_t handle, char *out, size_t size, int flags, struct vp_addr *from);
+int64_t vp_recv_some(uint64_t handle, char *out, size_t size);
 int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_addr *to);
 int vp_sockname(uint64_t handle, struct vp_addr *out);
 int vp_peername(uint64_t handle, struct vp_addr *out);
 int vp_mask(uint64_t handle);
+int vp_tell(uint64_t handle);
 int64_t vp_getopt(uint64_t handle, int option);
 int vp_setopt(uint64_t handle, int option, int64_t value);
 
 uint16_t lwip_standard_chksum(const void *data, int len);
 
 enum vp_flags { VP_PEEK = 1, VP_TRUNC = 2, VP_WAIT = 4 };
+
+enum { VP_LOST = 0x10000000 };
 
 enum vp_option {
     VP_ERROR, VP_ACCEPTCONN, VP_REUSEADDR, VP_KEEPALIVE, VP_BROADCAST, VP_RCVBUF, VP_SNDBUF,

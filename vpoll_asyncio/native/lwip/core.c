@@ -201,6 +201,8 @@ void core_leave(void)
         status.more = 0;
     }
     status.dirty = sock_dirty();
+    status.attention = status.dirty || status.queued || status.more || status.writing
+                       || status.link_errno || status.due_ms < status.armed_ms;
     pthread_mutex_unlock(&core_lock);
 }
 
@@ -336,18 +338,21 @@ void vp_counters(struct vp_counters *out)
     core_leave();
 }
 
-/* Read a batch from the link when it is readable, run the timers that are due. */
-int vp_turn(int readable)
+/* Read a batch from the link when it is readable, run the timers that are due; then
+ * collect, as vp_collect does. */
+int vp_turn(int readable, uint64_t *handles, uint32_t *masks, int max)
 {
-    int more = 0;
+    int count;
     core_enter();
     if (opened) {
         if (readable)
-            more = link_read();
+            link_read();
         run_ticks();
+        loop_drain();
     }
+    count = sock_collect(handles, masks, max);
     core_leave();
-    return more;
+    return count;
 }
 
 /* Let the timers see time pass without waiting for it. */

@@ -164,11 +164,11 @@ int link_flush(void)
     return 0;
 }
 
-/* Feed one batch; 1 when the link may hold more. */
-int link_read(void)
+/* Feed one batch. */
+void link_read(void)
 {
     if (!port.native)
-        return 0;
+        return;
     for (int i = 0; i < port.batch; i++) {
         ssize_t n;
         errno = 0;
@@ -177,19 +177,18 @@ int link_read(void)
         if (n < 0) {
             if (!transient(errno))
                 status.link_errno = errno ? errno : EIO;
-            return 0;
+            return;
         }
         if (n == 0) {
             /* An empty datagram, or the end of a connected pair. */
             status.link_errno = EPIPE;
-            return 0;
+            return;
         }
         /* vde_recv(3): news of the plugin's own. */
         if (n == 1 && port.recv)
             continue;
         nets_input((const u8_t *)frame, (size_t)n);
     }
-    return port.batch > 1;
 }
 
 /* Move queued frames to Python, as many as fit; returns how many. */

@@ -169,10 +169,10 @@ void sock_touch_datagrams(void)
             sock_touch(s, 0);
 }
 
-int vp_collect(uint64_t *handles, uint32_t *masks, int max)
+/* What Python is to show next of the sockets that have changed. */
+int sock_collect(uint64_t *handles, uint32_t *masks, int max)
 {
     int count = 0;
-    core_enter();
     while (count < max && dirty_first != NULL) {
         struct sock *s = dirty_first;
         uint32_t mask = sock_mask(s);
@@ -188,6 +188,14 @@ int vp_collect(uint64_t *handles, uint32_t *masks, int max)
         handles[count] = s->handle;
         masks[count++] = mask;
     }
+    return count;
+}
+
+int vp_collect(uint64_t *handles, uint32_t *masks, int max)
+{
+    int count;
+    core_enter();
+    count = sock_collect(handles, masks, max);
     core_leave();
     return count;
 }
@@ -387,6 +395,25 @@ int64_t vp_recv(uint64_t handle, char *out, size_t size, int flags, struct vp_ad
     })
 }
 
+/* What data a stream has, in the low half; 0 for vp_recv() to say why there is none.  Where
+ * the socket only lost events by it, the new mask is in the high half, with VP_LOST, and
+ * Python shows it without collecting. */
+int64_t vp_recv_some(uint64_t handle, char *out, size_t size)
+{
+    ON_SOCKET(int64_t, handle, {
+        result = 0;
+        if (s->stream && stream_has_data(s) && size > 0) {
+            uint32_t mask;
+            result = stream_recv(s, out, size, 0);
+            mask = sock_mask(s);
+            if (!s->dirty && mask != s->reported && !(mask & ~s->reported)) {
+                s->reported = mask;
+                result |= (int64_t)(mask | VP_LOST) << 32;
+            }
+        }
+    })
+}
+
 int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_addr *to)
 {
     ON_SOCKET(int64_t, handle, {
@@ -419,6 +446,15 @@ int vp_peername(uint64_t handle, struct vp_addr *out)
             sock_from_ip(s, &s->remote, s->remote_port, out);
             result = 0;
         }
+    })
+}
+
+/* Have the socket collected once more: Python was interrupted before it showed the mask. */
+int vp_tell(uint64_t handle)
+{
+    ON_SOCKET(int, handle, {
+        s->edge = 1;
+        result = 0;
     })
 }
 

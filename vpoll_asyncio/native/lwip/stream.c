@@ -419,6 +419,11 @@ static size_t copy_out(struct sock *s, char *out, size_t size, int peek)
     return done;
 }
 
+int stream_has_data(const struct sock *s)
+{
+    return s->state != S_LISTEN && s->rx_bytes > 0;
+}
+
 int64_t stream_recv(struct sock *s, char *out, size_t size, int flags)
 {
     if (s->state == S_LISTEN)

@@ -21,7 +21,7 @@ from ...sockhooks import Data
 from ...vpoll import VPoll
 from .addresses import from_native, raise_errno, to_native
 from .config import Gateway, Interface
-from .driver import NEVER, LoopDriver
+from .driver import LoopDriver
 from .masks import masks_of
 
 __all__ = ["Core", "Driven"]
@@ -58,6 +58,8 @@ class Core:
         self._ffi: Any = native.ffi
         self._require_matching_library()
         ffi, lib = self._ffi, self._lib
+        self._send = lib.vp_send
+        self._null = ffi.NULL
         self._link = link
         self.link_error: OSError | None = None
         """What broke the link."""
@@ -187,10 +189,16 @@ class Core:
         count: int = self._lib.vp_recv(handle, scratch, size, flags, sender)
         data = ffi.buffer(scratch, min(count, size))[:] if count > 0 else b""
         self._scratches.append(scratch)
-        status = self._status
-        if status.dirty or status.queued or status.more or self._sockets.busy:
+        if self._status.attention or self._sockets.busy:
             self.settle()
         return count, data, from_native(ffi, sender) if sender.family else None
+
+    def receive_some(self, handle: int, vpoll: VPoll, size: int) -> bytes:
+        """Return data that waits on a stream; ``b""`` where `receive` must say why not."""
+        data = self._sockets.receive(handle, vpoll, size)
+        if self._status.attention:
+            self.settle()
+        return data
 
     def receive_into(self, handle: int, buffer: memoryview, flags: int) -> int:
         """Read into `buffer`; return the count or a negative errno."""
@@ -203,11 +211,11 @@ class Core:
 
     def send(self, handle: int, data: Data, address: Address | None) -> int:
         """Send; return the count or a negative errno."""
-        ffi = self._ffi
-        to = ffi.NULL if address is None else to_native(ffi, address)
-        view = data if isinstance(data, bytes) else ffi.from_buffer("char[]", data)
-        count: int = self._lib.vp_send(handle, view, len(data), to)
-        self.settle()
+        to = self._null if address is None else to_native(self._ffi, address)
+        view = data if isinstance(data, bytes) else self._ffi.from_buffer("char[]", data)
+        count: int = self._send(handle, view, len(data), to)
+        if self._status.attention or self._sockets.busy:
+            self.settle()
         return count
 
     def name_of(self, function: str, handle: int) -> Address:
@@ -235,11 +243,15 @@ class Core:
             self._flush()
         if status.link_errno:
             self._ask_link()
+        wanted = self.wants_writer()
+        status.writing = wanted
         driver = self.driver
         if driver is None:
+            status.armed_ms = 0
             return
         driver.arm(status.due_ms)
-        driver.want_writer(self.wants_writer())
+        status.armed_ms = driver.armed
+        driver.want_writer(wanted)
         if status.more:
             driver.again()
 
@@ -316,20 +328,20 @@ class Core:
         if self.driver is not None:
             self.driver.stop_reading()
 
-    def turn(self, readable: bool) -> int:
-        """Let the stack work once: read a batch, run timers.  Returns the next deadline."""
+    def turn(self, readable: bool) -> None:
+        """Let the stack work once: read a batch, run timers, set the next deadline."""
         if self.closed:
-            return NEVER
-        if readable and self.link_error is None:
-            if self._python_link:
-                self._read_link(_BATCH)
-                self._lib.vp_turn(0)
-            else:
-                self._lib.vp_turn(1)
+            return
+        if not readable or self.link_error is not None:
+            self._sockets.turn(False)
+        elif self._python_link:
+            self._read_link(_BATCH)
+            self._sockets.turn(False)
         else:
-            self._lib.vp_turn(0)
+            self._sockets.turn(True)
+            if not self._status.attention:
+                return
         self.settle()
-        return int(self._status.due_ms)
 
     def after_fork(self) -> None:
         """In the child: C has closed its copy already."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ...events import ERR, HUP, IN, OUT
+from ...relay import relay_of
 from ...sleeper import Sleeper
 from ...vpoll import VPoll
 from ...watch import Watch
@@ -41,23 +42,26 @@ class LoopDriver:
     Parameters:
     loop -- any event loop with `add_reader`
     pollable -- the link's descriptor or vpoll
-    turn -- called with whether the link is readable; returns the next deadline in
-        milliseconds of CLOCK_MONOTONIC
+    turn -- called with whether the link is readable; calls `arm` unless it was and no
+        deadline has come nearer
 
-    `arm` and `want_writer` may be called from any thread.
+    What frames set in motion, the transports of connections say, is run in the turn of the
+    loop that brought them.  `arm` and `want_writer` may be called from any thread.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         pollable: int | VPoll,
-        turn: Callable[[bool], int],
+        turn: Callable[[bool], object],
     ) -> None:
         self.loop = loop
+        self._relay = relay_of(loop)
         self._pollable = pollable
         self._turn = turn
         self._timer: asyncio.TimerHandle | None = None
-        self._armed = NEVER
+        self.armed = NEVER
+        """When the timers will run, in milliseconds of CLOCK_MONOTONIC."""
         self._writing = False
         self._reading = True
         self._closed = False
@@ -79,32 +83,41 @@ class LoopDriver:
         return asyncio._get_running_loop() is self.loop
 
     def _on_readable(self) -> None:
-        self.arm(self._turn(True))
+        relay = self._relay
+        if relay.due:
+            self._turn(True)
+            return
+        # Nobody needs to have the loop run it, which would take another turn.
+        relay.due = True
+        try:
+            self._turn(True)
+        finally:
+            relay.run()
 
     def _on_writable(self) -> None:
-        self.arm(self._turn(False))
+        self._turn(False)
 
     def _on_event(self, mask: int) -> None:
-        self.arm(self._turn(bool(mask & (IN | ERR | HUP))))
+        self._turn(bool(mask & (IN | ERR | HUP)))
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._armed = NEVER
-        self.arm(self._turn(False))
+        self.armed = NEVER
+        self._turn(False)
 
     def arm(self, due_ms: int) -> None:
         """See to it that the timers run at `due_ms`, or before."""
-        if due_ms >= self._armed or self._closed:
+        if due_ms >= self.armed or self._closed:
             return
-        self._armed = due_ms
+        self.armed = due_ms
         self._in_loop(self._set_timer)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._armed != NEVER and not self._closed:
-            self._timer = self.loop.call_later(seconds_until(self._armed), self._on_timer)
+        if self.armed != NEVER and not self._closed:
+            self._timer = self.loop.call_later(seconds_until(self.armed), self._on_timer)
 
     def again(self) -> None:
         """Give the stack another turn soon, without waiting for an event."""
@@ -186,7 +199,7 @@ class BlockingDriver:
     def __init__(
         self,
         pollable: int | VPoll,
-        turn: Callable[[bool], int],
+        turn: Callable[[bool], object],
         due: Callable[[], int],
         wants_writer: Callable[[], bool],
     ) -> None:

@@ -15,16 +15,24 @@ from ...vpoll import VPoll
 __all__ = ["Masks", "masks_of"]
 
 _COLLECT: Final = 256
+_SCRATCH: Final = 65536
+_COUNT: Final = 0xFFFFFFFF
 
 
 class Masks:
     """Keeps the vpolls of the C side's sockets at their masks.  Thread-safe."""
 
     def __init__(self, native: Any) -> None:
-        self._lib = native.lib
-        self._status = native.lib.vp_status()
-        self._handles = native.ffi.new("uint64_t[]", _COLLECT)
-        self._masks = native.ffi.new("uint32_t[]", _COLLECT)
+        lib, ffi = native.lib, native.ffi
+        self._lib = lib
+        self._null = ffi.NULL
+        self._unpack = ffi.unpack
+        self._recv_some = lib.vp_recv_some
+        self._lost: int = lib.VP_LOST
+        self._status = lib.vp_status()
+        self._handles = ffi.new("uint64_t[]", _COLLECT)
+        self._masks = ffi.new("uint32_t[]", _COLLECT)
+        self._scratch = ffi.new("char[]", _SCRATCH)
         self._vpolls: dict[int, VPoll] = {}
         self._early: dict[int, int] = {}
         self._lock = threading.RLock()
@@ -56,11 +64,66 @@ class Masks:
                     return
                 self.busy = True
                 try:
-                    count = self._lib.vp_collect(self._handles, self._masks, _COLLECT)
-                    for index in range(count):
-                        self._set(self._handles[index], self._masks[index])
+                    self._show(self._lib.vp_collect(self._handles, self._masks, _COLLECT))
                 finally:
                     self.busy = False
+
+    def turn(self, readable: bool) -> None:
+        """Let the stack work once, as ``vp_turn`` does, and show what has changed by it.
+
+        What changes meanwhile is left to `publish`.
+        """
+        with self._lock:
+            if not self.busy:
+                self.busy = True
+                try:
+                    self._show(self._lib.vp_turn(readable, self._handles, self._masks, _COLLECT))
+                finally:
+                    self.busy = False
+                return
+        self._lib.vp_turn(readable, self._null, self._null, 0)
+
+    def receive(self, handle: int, vpoll: VPoll, size: int) -> bytes:
+        """Return data of a stream, and show the events that it loses by it.
+
+        Returns ``b""`` where that is not all there is to it: ask ``vp_recv`` then.  What
+        else changes is left to `publish`.
+        """
+        with self._lock:
+            if self.busy:
+                return b""
+            self.busy = True
+            try:
+                scratch = self._scratch
+                answer = self._recv_some(handle, scratch, size if size < _SCRATCH else _SCRATCH)
+                if answer <= 0:
+                    return b""
+                if answer > _COUNT:
+                    file = vpoll.file
+                    # No waiter has to hear of what only ends.
+                    if file is not None and file.pending is None:
+                        file.mask = answer >> 32 & ~self._lost
+                    else:
+                        self._lib.vp_tell(handle)
+                data: bytes = self._unpack(scratch, answer & _COUNT)
+                return data
+            except BaseException:
+                self._lib.vp_tell(handle)
+                raise
+            finally:
+                self.busy = False
+
+    def _show(self, count: int) -> None:
+        handles, masks = self._handles, self._masks
+        shown = 0
+        try:
+            while shown < count:
+                self._set(handles[shown], masks[shown])
+                shown += 1
+        except BaseException:
+            for left in range(shown, count):
+                self._lib.vp_tell(handles[left])
+            raise
 
     def _set(self, handle: int, mask: int) -> None:
         vpoll = self._vpolls.get(handle)
@@ -71,6 +134,12 @@ class Masks:
             if vpoll is None:
                 return
             self._early.pop(handle, None)
+        file = vpoll.file
+        if file is not None and file.pending is None:
+            file.mask = mask
+            for waiter in file.waiters:
+                waiter(mask)
+            return
         try:
             vpoll.set_events(mask)
         except OSError:

@@ -70,6 +70,10 @@ class LwipSocket(UserSocket):
         raise_errno(count)
         return data
 
+    def do_recv_some(self, bufsize: int) -> bytes:
+        data = self.stack.core.receive_some(self._handle, self.vpoll, bufsize)
+        return data or self.do_recv(bufsize, 0)
+
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
         if self._type == socket.SOCK_STREAM:
             return self.do_recv(bufsize, flags), 0, None
