@@ -18,6 +18,9 @@ from .vpoll import VPollState
 __all__ = [
     "CLOSE_WAIT",
     "ESTABLISHED",
+    "FIN_CAME",
+    "FIN_WAITS",
+    "NO_FIN",
     "RCV",
     "SND",
     "Chunk",
@@ -38,6 +41,10 @@ SND: Final = 2
 # The two states in which data are sent.
 ESTABLISHED: Final = 3
 CLOSE_WAIT: Final = 4
+
+NO_FIN: Final = 0
+FIN_WAITS: Final = 1
+FIN_CAME: Final = 2
 
 # From this size on a piece that waits is handed over as it came.
 _LARGE: Final = 1024
@@ -67,6 +74,7 @@ class PipeState:
     __slots__ = (
         "chunks",
         "error",
+        "fin",
         "lock",
         "lowat",
         "mask",
@@ -84,6 +92,8 @@ class PipeState:
     chunks: list[Chunk] | None
     """None until the first byte comes: most connections of many wait."""
     error: int
+    fin: int
+    """Whether the peer's FIN has come, or waits behind the data."""
     lock: threading.RLock
     lowat: int
     mask: int
@@ -101,7 +111,7 @@ class PipeState:
 
     def __init__(self) -> None:
         self.chunks = None
-        self.error = self.shut = self.state = self.urg = self.used = self.mask = 0
+        self.error = self.fin = self.shut = self.state = self.urg = self.used = self.mask = 0
         self.sndbuf = self.rcvbuf = 0
         self.lowat = 1
         self.orphan = False

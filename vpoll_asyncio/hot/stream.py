@@ -36,7 +36,7 @@ class StreamOwner(Protocol):
         """The protocol's `data_received` raised `exc`."""
 
     def goes_on(self) -> bool:
-        """Return whether there is more for the protocol right now."""
+        """Return whether there is more to be read right now."""
 
 
 class StreamIO:
@@ -47,7 +47,7 @@ class StreamIO:
     limit -- bytes that one `read` gives to the protocol at most
     """
 
-    __slots__ = ("direct", "limit", "owner", "protocol", "receive", "send")
+    __slots__ = ("direct", "limit", "owner", "protocol", "reading", "receive", "send")
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class StreamIO:
         self.limit = limit
         self.direct = False
         """Whether `write` may send at once: nothing waits to be sent, nothing forbids it."""
+        self.reading = False
+        """Whether the protocol wants what `read` can give it."""
         self.protocol: asyncio.Protocol | None = None
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
@@ -103,7 +105,7 @@ class StreamIO:
             if len(data) < _LARGE:
                 return
             left -= len(data)
-            if left < _LARGE or not self.owner.goes_on():
+            if left < _LARGE or not (self.reading and self.owner.goes_on()):
                 return
 
 

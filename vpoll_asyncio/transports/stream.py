@@ -83,6 +83,7 @@ class StreamTransport(SocketTransport):
         super().set_protocol(protocol)
         if self._interest == READ:
             self._watch.callback = self._reader
+        self._io.reading = bool(self._interest & IN) and not buffered
 
     def _ready(self, mask: int) -> None:
         interest = self._interest
@@ -97,22 +98,20 @@ class StreamTransport(SocketTransport):
     # For StreamIO, as are the public methods without a place in asyncio's transports.
 
     def read_raised(self, exc: BaseException, mask: int) -> None:
+        """Take what receiving raised (`StreamOwner`)."""
         if isinstance(exc, RETRY):
             self._would_block(mask, "Fatal read error on socket transport")
         else:
             self._fatal_error(exc, "Fatal read error on socket transport")
 
     def received_raised(self, exc: BaseException) -> None:
+        """Take what the protocol raised (`StreamOwner`)."""
         self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
 
     def goes_on(self) -> bool:
+        """Return whether there is more to be read right now (`StreamOwner`)."""
         vpoll = self._sock.vpoll
-        return bool(
-            self._interest & IN
-            and self._reader == self._io.read
-            and not vpoll.closed
-            and vpoll.peek() & IN
-        )
+        return not vpoll.closed and bool(vpoll.peek() & IN)
 
     def _read_into_buffer(self, mask: int) -> None:
         try:
@@ -145,6 +144,7 @@ class StreamTransport(SocketTransport):
             self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
 
     def read_eof(self) -> None:
+        """Take the end of the stream (`StreamOwner`)."""
         if self._loop.get_debug():
             logger.debug("%r received EOF", self)
         self._ended = True
@@ -171,6 +171,7 @@ class StreamTransport(SocketTransport):
         self._io.write(data)
 
     def write_other(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Do what `write` does, in every case (`StreamOwner`)."""
         immutable = type(data) is bytes
         if not immutable and not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(
@@ -201,9 +202,11 @@ class StreamTransport(SocketTransport):
         self._keep(rest if immutable else bytes(rest))
 
     def write_rest(self, data: bytes, sent: int) -> None:
+        """Keep what the socket did not take (`StreamOwner`)."""
         self._keep(memoryview(data)[sent:])
 
     def write_raised(self, data: bytes | memoryview, exc: BaseException) -> None:
+        """Take what sending raised (`StreamOwner`)."""
         if isinstance(exc, RETRY):
             self._keep(data if type(data) is bytes else bytes(data))
         else:
@@ -211,6 +214,7 @@ class StreamTransport(SocketTransport):
 
     def _refresh(self) -> None:
         super()._refresh()
+        self._io.reading = bool(self._interest & IN) and self._reader == self._io.read
         self._allow_direct()
 
     def _allow_direct(self) -> None:
@@ -302,6 +306,7 @@ class StreamTransport(SocketTransport):
         except BaseException as exc:
             self._fatal_error(exc, "Fatal write error on socket transport")
             return
+        self._allow_direct()
         self._maybe_resume_protocol()
         # resume_writing may have written, closed or aborted.
         if buffer or self._conn_lost:

@@ -58,7 +58,7 @@ typedef struct {
     PyObject *vpoll;
     Py_ssize_t used, sndbuf, rcvbuf, lowat;
     unsigned int mask;
-    int error, shut, state, urg;
+    int error, fin, shut, state, urg;
     char orphan;
 } PipeState;
 

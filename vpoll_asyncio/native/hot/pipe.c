@@ -7,11 +7,23 @@
 
 enum { SHUT_RECEIVING = 1, SHUT_SENDING = 2, ESTABLISHED = 3, CLOSE_WAIT = 4 };
 enum { READABLE = EVENT_IN | EVENT_RDNORM, WRITABLE = EVENT_OUT | EVENT_WRNORM };
+enum { FIN_WAITS = 1 };
 enum { LARGE = 1024, PIECES = 64 };
 
 static int has_room(PipeState *self, PipeState *peer)
 {
     return 3 * (peer->used - peer->rcvbuf) <= 2 * self->sndbuf;
+}
+
+/* Whether data that were taken change anything for the peer, or let its FIN in. */
+static int room_matters(PipeState *self)
+{
+    if (self->fin == FIN_WAITS && self->used <= self->rcvbuf)
+        return 1;
+    if (!is_set(self->peer) || !PyObject_TypeCheck(self->peer, &PipeState_Type))
+        return 0;
+    PipeState *peer = (PipeState *)self->peer;
+    return !peer->orphan && !(peer->mask & EVENT_OUT) && has_room(peer, self);
 }
 
 static int show_cleared(PipeState *self)
@@ -133,7 +145,7 @@ PyObject *pipe_recv_some(PyObject *object, PyObject *bufsize)
     if (emptied)
         self->mask &= ~(unsigned int)READABLE;
     PyObject *touched = NULL;
-    if (before > self->rcvbuf) {
+    if (before > self->rcvbuf && room_matters(self)) {
         if (!(touched = PyList_New(0)) || notify_with(object, str_room_made, touched)) {
             Py_XDECREF(touched);
             goto failed;
@@ -207,6 +219,7 @@ static PyMemberDef pipe_members[] = {
     {"lowat", T_PYSSIZET, offsetof(PipeState, lowat), 0, NULL},
     {"mask", T_UINT, offsetof(PipeState, mask), 0, NULL},
     {"error", T_INT, offsetof(PipeState, error), 0, NULL},
+    {"fin", T_INT, offsetof(PipeState, fin), 0, NULL},
     {"shut", T_INT, offsetof(PipeState, shut), 0, NULL},
     {"state", T_INT, offsetof(PipeState, state), 0, NULL},
     {"urg", T_INT, offsetof(PipeState, urg), 0, NULL},

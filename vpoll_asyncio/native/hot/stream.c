@@ -11,7 +11,7 @@ typedef struct {
     PyObject *receive;
     PyObject *protocol;
     PyObject *limit;
-    char direct;
+    char direct, reading;
 } StreamIO;
 
 static PyObject *send_bytes(StreamIO *self, PyObject *data)
@@ -33,6 +33,20 @@ static PyObject *receive_bytes(StreamIO *self, PyObject *limit)
     if (PyCFunction_CheckExact(receive) && PyCFunction_GET_FUNCTION(receive) == pipe_recv_some)
         return pipe_recv_some(PyCFunction_GET_SELF(receive), limit);
     return PyObject_CallOneArg(receive, limit);
+}
+
+/* Returns 1, 0 or -1. */
+static int more_waits(StreamIO *self)
+{
+    if (!self->reading)
+        return 0;
+    PyObject *receive = self->receive;
+    if (PyCFunction_CheckExact(receive) && PyCFunction_GET_FUNCTION(receive) == pipe_recv_some)
+        return (((PipeState *)PyCFunction_GET_SELF(receive))->mask & EVENT_IN) != 0;
+    PyObject *more = PyObject_CallMethodNoArgs(self->owner, str_goes_on);
+    int result = more ? PyObject_IsTrue(more) : -1;
+    Py_XDECREF(more);
+    return result;
 }
 
 /* Hands the exception that is set over to a method of the owner, unless it ends the program. */
@@ -105,9 +119,7 @@ PyObject *stream_read(PyObject *object, PyObject *mask)
         left -= size;
         if (size < LARGE || left < LARGE)
             break;
-        PyObject *more = PyObject_CallMethodNoArgs(self->owner, str_goes_on);
-        int goes_on = more ? PyObject_IsTrue(more) : -1;
-        Py_XDECREF(more);
+        int goes_on = more_waits(self);
         if (goes_on <= 0) {
             failed = goes_on;
             break;
@@ -164,6 +176,7 @@ static void stream_dealloc(StreamIO *self)
 
 static PyMemberDef stream_members[] = {
     {"direct", T_BOOL, offsetof(StreamIO, direct), 0, NULL},
+    {"reading", T_BOOL, offsetof(StreamIO, reading), 0, NULL},
     {"protocol", T_OBJECT, offsetof(StreamIO, protocol), 0, NULL},
     {NULL},
 };

@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from ...events import ERR, HUP, OUT, PRI, RDHUP
-from ...hot.pipe import CLOSE_WAIT, ESTABLISHED
+from ...hot.pipe import CLOSE_WAIT, ESTABLISHED, FIN_CAME, FIN_WAITS, NO_FIN
 from .addresses import ANY, ANY6, oserror
 from .pcb import BOTH, RCV, SND, Pcb, R, W
 from .queue import URG_VALID, StreamQueue
@@ -59,10 +59,6 @@ CONNECTING: Final = 1
 CONNECTED: Final = 2
 DISCONNECTING: Final = 3
 
-NO_FIN: Final = 0
-FIN_WAITS: Final = 1
-FIN_CAME: Final = 2
-
 # Linux shows twice what is asked for, and these without being asked.
 DEFAULT_SNDBUF: Final = 131072
 DEFAULT_RCVBUF: Final = 131072
@@ -79,7 +75,6 @@ class Connection(StreamQueue):
 
     __slots__ = (
         "backlog",
-        "fin",
         "linger",
         "phase",
         "queue",
@@ -101,7 +96,6 @@ class Connection(StreamQueue):
         self.server = None
         self.queue = self.syns = None
         self.backlog = 0
-        self.fin = NO_FIN
         self.linger: tuple[int, int] = (0, 0)
         self.sndbuf = DEFAULT_SNDBUF
         self.rcvbuf = DEFAULT_RCVBUF
