@@ -56,31 +56,38 @@ async def wait_events(fileobj: FileDescriptorLike, mask: int) -> EventMask:
         return EventMask(seen)
     file = file_of(fileobj)
     pending: asyncio.Future[int] = loop.create_future()
-
-    def report(seen: int) -> None:
-        if not pending.done():
-            pending.set_result(seen)
-
-    def gone() -> None:
-        if not pending.done():
-            pending.set_exception(OSError(errno.EBADF, "the vpoll was closed during the wait"))
-
+    wait = _Wait(pending)
     watch: Watch | DescriptorWatch
     if isinstance(file, VPoll):
-        watch = Watch(loop, file, wanted | ALWAYS, report, gone=gone)
+        watch = Watch(loop, file, wanted | ALWAYS, wait.report, owner=wait)
     else:
         try:
-            watch = DescriptorWatch(loop, file, wanted, report)
+            watch = DescriptorWatch(loop, file, wanted, wait.report)
         except PermissionError as error:
             if error.errno != errno.EPERM:
                 raise
             if ready := _poll(file, wanted):
-                loop.call_soon(report, ready)
+                loop.call_soon(wait.report, ready)
             return EventMask(await pending)
     try:
         return EventMask(await pending)
     finally:
         watch.cancel()
+
+
+class _Wait:
+    def __init__(self, pending: asyncio.Future[int]) -> None:
+        self._pending = pending
+
+    def report(self, seen: int) -> None:
+        if not self._pending.done():
+            self._pending.set_result(seen)
+
+    def vpoll_closed(self) -> None:
+        if not self._pending.done():
+            self._pending.set_exception(
+                OSError(errno.EBADF, "the vpoll was closed during the wait")
+            )
 
 
 def _poll(fd: int, mask: int) -> int:

@@ -10,13 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from typing import Protocol
 
 from .events import ALWAYS, check_mask
 from .hot.relay import WatchState
 from .relay import Relay, relay_of
 from .vpoll import VPoll
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "WatchOwner"]
+
+
+class WatchOwner(Protocol):
+    """Whom a watch tells of its end."""
+
+    def vpoll_closed(self) -> None:
+        """The vpoll has been closed, or cannot be asked any more."""
 
 
 class Watch(WatchState):
@@ -32,11 +40,11 @@ class Watch(WatchState):
     Methods may be called from any thread, the callback runs only in the loop's.
     Raises OSError (EBADF) when `vpoll` is closed; a vpoll that is closed later ends
     its watches silently, as close(2) ends registrations in epoll.  A user socket
-    publishes HUP when it is closed: `gone`, if given, is then called once, in the
-    loop's thread and unless the watch is paused.
+    publishes HUP when it is closed: `owner`, if given, is then told once, in the loop's
+    thread and unless the watch is paused.
     """
 
-    __slots__ = ("__weakref__", "_gone", "_loop")
+    __slots__ = ("__weakref__", "_loop", "_owner")
 
     vpoll: VPoll
 
@@ -48,11 +56,11 @@ class Watch(WatchState):
         callback: Callable[[int], object],
         *,
         context: contextvars.Context | None = None,
-        gone: Callable[[], object] | None = None,
+        owner: WatchOwner | None = None,
         label: Callable[..., object] | None = None,
     ) -> None:
         self._loop = loop
-        self._gone = gone
+        self._owner = owner
         self.vpoll = vpoll
         self.wanted = 0
         self.queued = False
@@ -81,10 +89,10 @@ class Watch(WatchState):
 
     def vpoll_closed(self) -> None:
         self.wanted = 0
-        if self._gone is None:
+        if self._owner is None:
             return
         try:
-            self.context.run(self._gone)
+            self.context.run(self._owner.vpoll_closed)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

@@ -87,9 +87,7 @@ class SocketTransport(FlowControl):
         self._sockname = _answer(sock.getsockname)
         self._peername = _answer(sock.getpeername) if peername is None else peername
         self.set_protocol(protocol)
-        self._watch = Watch(
-            loop, sock.vpoll, 0, self._ready, context=self._context, gone=self._socket_closed
-        )
+        self._watch = Watch(loop, sock.vpoll, 0, self._ready, context=self._context, owner=self)
         self._closed = False
         hold(loop, self)
         if server is not None:
@@ -179,7 +177,8 @@ class SocketTransport(FlowControl):
             error = pending_error(self._sock)
             self._fatal_error(error or ConnectionResetError("the connection hung up"), message)
 
-    def _socket_closed(self) -> None:
+    def vpoll_closed(self) -> None:
+        """End the transport: somebody has closed its socket."""
         self._fatal_error(closed_error(), "The socket was closed under its transport")
 
     # What programs call.

@@ -55,8 +55,11 @@ class _Listener:
             IN,
             self._accept,
             context=self._context,
-            gone=lambda: self._server.fail(closed_error()),
+            owner=self,
         )
+
+    def vpoll_closed(self) -> None:
+        self._server.fail(closed_error())
 
     def unwatch(self) -> None:
         if self._watch is not None:

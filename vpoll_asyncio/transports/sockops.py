@@ -55,7 +55,7 @@ class _Waiting:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: UserSocket) -> None:
         self.future: asyncio.Future[int] = loop.create_future()
-        self._watch = Watch(loop, sock.vpoll, 0, self._ready, gone=self._gone)
+        self._watch = Watch(loop, sock.vpoll, 0, self._ready, owner=self)
 
     def begin(self, mask: int) -> None:
         self._watch.set_interest(mask)
@@ -68,7 +68,7 @@ class _Waiting:
         if not self.future.done():
             self.future.set_result(seen)
 
-    def _gone(self) -> None:
+    def vpoll_closed(self) -> None:
         if not self.future.done():
             self.future.set_exception(closed_error())
 

@@ -75,8 +75,12 @@ def internal(family: int, address: Address) -> tuple[str, int]:
         raise oserror(errno.EINVAL) from None
 
 
+@functools.lru_cache(1024)
 def external(family: int, host: str, port: int) -> Address:
-    """Return (host, port) as a socket of `family` is told."""
+    """Return (host, port) as a socket of `family` is told.
+
+    Both ends of a connection keep both addresses: the same objects, by the cache.
+    """
     if family == socket.AF_INET:
         return host, port
     return (host if ":" in host else f"::ffff:{host}"), port, 0, 0

@@ -34,18 +34,22 @@ class PortTable(Generic[_P]):
     may_share -- whether two blocks with a common address may hold one port
     """
 
-    __slots__ = ("_may_share", "_next", "_users")
+    __slots__ = ("_may_share", "_next", "_one", "_several")
 
     def __init__(self, may_share: Callable[[_P, _P], bool]) -> None:
         self._may_share = may_share
-        # Ordered, the most recent last.
-        self._users: dict[int, dict[_P, None]] = {}
+        # Most ports have one block; several are in order, the most recent last.  No call
+        # is between a look and what follows from it: a finalizer may close a socket there.
+        self._one: dict[int, _P] = {}
+        self._several: dict[int, dict[_P, None]] = {}
         self._next = random.randrange(len(EPHEMERAL))
 
     def users(self, port: int) -> tuple[_P, ...]:
         """Return the blocks that hold `port`, the most recent last."""
+        if port in self._one:
+            return (self._one[port],)
         # A copy: a finalizer may close a socket while this is gone through.
-        return tuple(self._users.get(port, ()))
+        return tuple(self._several[port]) if port in self._several else ()
 
     def conflict(self, pcb: _P, port: int) -> bool:
         """Return whether somebody else's hold on `port` keeps `pcb` from it."""
@@ -58,15 +62,27 @@ class PortTable(Generic[_P]):
 
     def add(self, pcb: _P, port: int) -> None:
         """Let `pcb` hold `port`, whatever others do."""
-        self._users.setdefault(port, {})[pcb] = None
+        one, several = self._one, self._several
+        if port in several:
+            several[port][pcb] = None
+        elif port not in one:
+            one[port] = pcb
+        elif one[port] is not pcb:
+            several[port] = {one[port]: None, pcb: None}
+            del one[port]
 
     def remove(self, pcb: _P, port: int) -> None:
         """End the hold of `pcb` on `port`."""
-        users = self._users.get(port)
-        if users is not None:
-            users.pop(pcb, None)
+        one, several = self._one, self._several
+        if port in one:
+            if one[port] is pcb:
+                del one[port]
+        elif port in several:
+            users = several[port]
+            if pcb in users:
+                del users[pcb]
             if not users:
-                del self._users[port]
+                del several[port]
 
     def take(self, pcb: _P, port: int) -> int:
         """Let `pcb` hold `port`, or an unused one for 0; return it.
@@ -77,7 +93,7 @@ class PortTable(Generic[_P]):
             if self.conflict(pcb, port):
                 raise oserror(errno.EADDRINUSE)
         else:
-            port = self.choose(lambda candidate: candidate not in self._users)
+            port = self.choose(lambda candidate: not self.users(candidate))
             if not port:
                 port = self.choose(lambda candidate: not self._overlapped(pcb, candidate))
             if not port:
