@@ -76,7 +76,9 @@ class VPoll(VPollState):
     ) -> None:
         self.file = None
         self._fd = -1
-        mask, need = check_mask(events), check_mask(need)
+        mask = check_mask(events)
+        if need is not _DEFAULT_NEED:
+            need = check_mask(need)
         chosen = None if backend is None else by_name(backend)
         self.file = OpenFile(mask, chosen, need, bool(map_err))
 

@@ -87,8 +87,16 @@ class _Listener:
                 return
             connection.setblocking(False)
             self._server.accepted(connection, address)
-            if not self._server.is_serving():
+            # To ask once more than there are connections would cost an exception.
+            if not self._server.is_serving() or not self._waits():
                 return
+
+    def _waits(self) -> bool:
+        try:
+            return bool(self.sock.vpoll.peek())
+        except OSError:
+            # Closed, or its kernel object is gone: accept(2) tells.
+            return True
 
     def _trouble(self, exc: OSError) -> None:
         """Report an error of accept(2) and try again later, unless it is for good."""

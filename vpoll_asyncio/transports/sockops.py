@@ -190,10 +190,14 @@ async def sock_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, addres
     except RETRY:
         pass
     # Where the stack has the answer at once, the kernel's connect(2) would wait for nothing.
-    if not sock.vpoll.peek() & (OUT | _TERMINAL):
-        await wait_ready(loop, sock, OUT)
+    seen = sock.vpoll.peek() & (OUT | _TERMINAL)
+    if not seen:
+        seen = await wait_ready(loop, sock, OUT)
         if sock.vpoll.closed:
             raise closed_error()
+    if seen == OUT:
+        # Neither ERR nor HUP: SO_ERROR has nothing to tell.
+        return
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:
         raise OSError(number, f"Connect call failed {address}")

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .addresses import ANY, ANY6, is_loopback, is_multicast, oserror
-from .pcb import SND, W
+from .pcb import SND, R, W
 from .tcp import (
     CLOSE,
     CONNECTED,
@@ -77,8 +77,9 @@ class StreamPcb(Transfer):
             self._fail(errno.EHOSTUNREACH, touched)
         else:
             self._knock(target, touched)
-        self.refresh()
-        touched.append(self)
+        if self not in touched:
+            self.refresh()
+            touched.append(self)
         raise oserror(errno.EINPROGRESS)
 
     def finish_connect(self, touched: Touched) -> None:
@@ -156,6 +157,13 @@ class StreamPcb(Transfer):
         assert self.queue is not None
         return len(self.queue) > self.backlog
 
+    def show_queue(self) -> None:
+        """Compute the mask of a listener anew, in one step as `refresh` does in several."""
+        if self.state == LISTEN:
+            self.mask = R if self.queue else 0
+        else:
+            self.refresh()
+
     def _establish(self, listener: StreamPcb, touched: Touched) -> None:
         assert listener.queue is not None
         child = StreamPcb(listener.host, listener.six)
@@ -180,12 +188,13 @@ class StreamPcb(Transfer):
         listener.host.waits.remove(child.key)
         listener.host.connections.add(child.key)
         listener.host.open.add(child)
+        # No call from here to the last mask: a handler finds all of it, or nothing.
         child.state = self.state = ESTABLISHED
         child.phase = CONNECTED
         child.peer = self
         self.peer = child
         self.server = None
-        child.mask = W
+        child.mask = self.mask = W
         child.server = listener
         listener.queue.append(child)
         if listener.shut:
@@ -194,8 +203,9 @@ class StreamPcb(Transfer):
             if child.shut & SND:
                 child.send_fin(touched)
             child.refresh()
-        self.refresh()
-        listener.refresh()
+        if self.shut or self.error:
+            self.refresh()
+        listener.show_queue()
         touched += (listener, self)
 
     def accept(self, touched: Touched) -> StreamPcb:
@@ -211,7 +221,7 @@ class StreamPcb(Transfer):
         child.server = None
         while self.syns and not self.full():
             self.syns.popleft()._establish(self, touched)
-        self.refresh()
+        self.show_queue()
         touched.append(self)
         return child
 
