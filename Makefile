@@ -1,5 +1,6 @@
 # make demo    the main job, end to end
 # make test    linter, types and tests, for the Python named by PYTHON
+# make pytest  the tests alone
 # make test-accelerated   the tests of what the accelerator does, with it; ARGS= for all tests
 # make bench   the benchmarks beside asyncio and uvloop; ARGS="--quick", ARGS="--only NAME"
 # make test-kernel   the backends' tests in a virtual machine that has /dev/vpoll and EFD_VPOLL
@@ -23,22 +24,21 @@ BIN := $(VENV)/bin
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test test-accelerated test-kernel bench soak lint types setup tools wheel clean
+.PHONY: demo test test-accelerated pytest test-kernel bench soak lint types setup tools wheel clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
 
-test: tools
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test: lint types pytest
+
+pytest: tools
 	VPOLL_ASYNCIO_ACCELERATE=$(ACCELERATE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-accelerated: ARGS ?= $(addprefix tests/test_,accelerator.py memory_streams.py \
 	memory_loops.py transport_stream.py transport_tls.py vpoll.py vpoll_interrupts.py \
 	vpoll_threads.py wakeups.py)
-test-accelerated: tools
-	VPOLL_ASYNCIO_ACCELERATE=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+test-accelerated: ACCELERATE = 1
+test-accelerated: pytest
 
 test-kernel: tools
 	cd tests && ../$(BIN)/python -m kernel $(ARGS)
@@ -49,7 +49,7 @@ bench: tools
 	$(BIN)/python -m benchmarks.suite $(ARGS)
 
 soak: tools
-	cd tests && ../$(BIN)/python -m soak --seconds $(SECONDS) $(ARGS)
+	cd tests && VPOLL_ASYNCIO_ACCELERATE=$(ACCELERATE) ../$(BIN)/python -m soak --seconds $(SECONDS) $(ARGS)
 
 lint: tools
 	$(BIN)/ruff check .
