@@ -155,12 +155,15 @@ class VPoll(VPollState):
             return False
         while True:
             before = file.waiters
-            shorter = list(before)
-            try:
-                shorter.remove(waiter)
-            except ValueError:
-                return False
-            remaining = tuple(shorter)
+            remaining: tuple[Waiter, ...] = ()
+            # Most vpolls have one.
+            if len(before) != 1 or before[0] != waiter:
+                shorter = list(before)
+                try:
+                    shorter.remove(waiter)
+                except ValueError:
+                    return False
+                remaining = tuple(shorter)
             if file.waiters is before:
                 file.waiters = remaining
                 return True
