@@ -130,8 +130,9 @@ def test_no_module_uses_the_private_names_of_another() -> None:
     trees = {module: ast.parse(module.read_text()) for module in MODULES}
     defined = {module: defined_private_names(tree) for module, tree in trees.items()}
     ours = set().union(*defined.values())
-    # What asyncio keeps private is that module's whole subject.
-    trees.pop(PACKAGE / "_asyncio.py")
+    # What asyncio keeps private is the whole subject of these modules.
+    for module in ("_asyncio.py", "loops/turn.py"):
+        trees.pop(PACKAGE / module)
     uses = [
         f"{module.relative_to(PACKAGE.parent)}:{line} uses {name}"
         for module, tree in trees.items()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from asyncio import base_events, constants, sslproto, transports, unix_events
+import sys
+from asyncio import base_events, constants, format_helpers, sslproto, transports, unix_events
 from collections import deque
 from collections.abc import Callable
 from types import CodeType
@@ -75,6 +76,19 @@ async def send_file_by_writing(
 
 # Runs a handle's callback in its context; exceptions go to the loop's handler.
 run_handle: Final[Callable[[asyncio.Handle], None]] = asyncio.Handle._run
+
+
+def report_exception(handle: asyncio.Handle, exc: BaseException) -> None:
+    """Tell a handle's loop of what its callback raised, in the words of `asyncio.Handle`."""
+    private: Any = handle
+    loop = private._loop
+    # From 3.13 on arguments are shown in debug mode only.
+    options = {"debug": loop.get_debug()} if sys.version_info >= (3, 13) else {}
+    source = format_helpers._format_callback_source(private._callback, private._args, **options)
+    report = {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
+    if private._source_traceback:
+        report["source_traceback"] = private._source_traceback
+    loop.call_exception_handler(report)
 
 
 def ready_queue(loop: asyncio.SelectorEventLoop) -> deque[Any]:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .._asyncio import disown, handles_signals, ready_queue, run_handle, signal_pipe
+from .._asyncio import disown, handles_signals, ready_queue, report_exception, signal_pipe
 from ..events import ALWAYS
 from ..install import installed
 from ..selector import VPollSelector
@@ -24,6 +24,7 @@ from ..stacks.base import Stack
 from ..stacks.host import host_stack
 from ..vpoll import VPoll
 from .dispatch import DispatchMixin, Watcher
+from .turn import TurnLoop
 
 __all__ = ["EventLoop"]
 
@@ -32,6 +33,10 @@ class _ReadyHandle(asyncio.Handle):
     """A reader or writer of a vpoll: a waiter that puts itself on the ready queue."""
 
     __slots__ = ("_host", "_push", "_queued", "_vpoll", "_wanted")
+
+    _args: tuple[Any, ...]
+    _callback: Callable[..., object]
+    _context: contextvars.Context
 
     def __init__(
         self,
@@ -67,25 +72,36 @@ class _ReadyHandle(asyncio.Handle):
     def _run(self) -> None:
         # Reset before the look: an event published after the look queues anew.
         self._queued = False
-        vpoll = self._vpoll
+        file = self._vpoll.file
+        if file is None:
+            return
         try:
-            pending = vpoll.peek() & self._wanted
+            pending = file.mask if file.pending is None else self._vpoll.peek()
         except OSError:
             return
-        if not pending:
+        if not pending & self._wanted:
             return
+        args = self._args
         try:
-            run_handle(self)
+            # As in `TurnLoop`.
+            if args:
+                self._context.run(self._callback, *args)
+            else:
+                self._context.run(self._callback)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            report_exception(self, exc)
         finally:
             # Level-triggered: look again.  Cancelled, it wants nothing.
             if self._wanted and not self._queued:
                 try:
-                    self(vpoll.peek())
+                    self(self._vpoll.peek())
                 except OSError:
                     pass
 
 
-class EventLoop(DispatchMixin, asyncio.SelectorEventLoop):  # type: ignore[misc]
+class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
     """asyncio's event loop for Unix, which also knows vpolls, user sockets and stacks.
 
     Parameters:
