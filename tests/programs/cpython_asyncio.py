@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import faulthandler
 import fnmatch
+import gc
 import importlib
 import json
 import os
@@ -169,6 +170,8 @@ def main(loop: str, network: str, name: str, *patterns: str) -> None:
             else:
                 chosen.addTest(case)
         tell(left_out=left_out)
+        # Many cases collect garbage, each time among all that was imported.
+        gc.freeze()
         chosen.run(Outcomes(tell))
     tell(ended=True)
 
