@@ -75,11 +75,12 @@ def internal(family: int, address: Address) -> tuple[str, int]:
         raise oserror(errno.EINVAL) from None
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(32)
 def external(family: int, host: str, port: int) -> Address:
     """Return (host, port) as a socket of `family` is told.
 
-    Both ends of a connection keep both addresses: the same objects, by the cache.
+    Both ends of a connection ask for both addresses, one soon after the other, and get the
+    same objects from a cache that is small enough not to count.
     """
     if family == socket.AF_INET:
         return host, port
