@@ -76,13 +76,15 @@ class Core:
             config.native = 1
             config.fd, config.recv, config.send, config.context, config.batch = port
         self._python_link = port is None
-        self._sockets = masks_of(native)
+        self.sockets = masks_of(native)
+        """The process's sockets and their masks."""
         self._flushing = threading.Lock()
         # One for each call that is under way: threads, and handlers that interrupt one.
         self._scratches: deque[Any] = deque(maxlen=8)
         self._drained = ffi.new("char[]", _DRAIN) if self._python_link else None
         self._lengths = ffi.new("uint32_t[]", _BATCH)
-        self._status = lib.vp_status()
+        self.status = lib.vp_status()
+        """The C side's ``struct vp_status``; after a call, `settle` while ``attention`` is set."""
         self._unsent: list[bytes] = []
         result = lib.vp_open(config)
         if result == -errno.EBUSY:
@@ -126,7 +128,7 @@ class Core:
     @property
     def due(self) -> int:
         """When the timers must run, in milliseconds of CLOCK_MONOTONIC."""
-        return int(self._status.due_ms)
+        return int(self.status.due_ms)
 
     def skip(self, seconds: float) -> None:
         """Let the timers see `seconds` pass."""
@@ -147,12 +149,12 @@ class Core:
 
     def register(self, handle: int, vpoll: VPoll) -> None:
         """Let `vpoll` have the mask of socket `handle` from now on."""
-        self._sockets.register(handle, vpoll)
+        self.sockets.register(handle, vpoll)
 
     def forget(self, handle: int) -> None:
         """Close socket `handle`."""
         self._lib.vp_sock_close(handle)
-        self._sockets.forget(handle)
+        self.sockets.forget(handle)
         self.settle()
 
     def call(self, function: str, handle: int, argument: Address | int) -> int:
@@ -189,16 +191,9 @@ class Core:
         count: int = self._lib.vp_recv(handle, scratch, size, flags, sender)
         data = ffi.buffer(scratch, min(count, size))[:] if count > 0 else b""
         self._scratches.append(scratch)
-        if self._status.attention or self._sockets.busy:
+        if self.status.attention or self.sockets.busy:
             self.settle()
         return count, data, from_native(ffi, sender) if sender.family else None
-
-    def receive_some(self, handle: int, vpoll: VPoll, size: int) -> bytes:
-        """Return data that waits on a stream; ``b""`` where `receive` must say why not."""
-        data = self._sockets.receive(handle, vpoll, size)
-        if self._status.attention:
-            self.settle()
-        return data
 
     def receive_into(self, handle: int, buffer: memoryview, flags: int) -> int:
         """Read into `buffer`; return the count or a negative errno."""
@@ -214,7 +209,7 @@ class Core:
         to = self._null if address is None else to_native(self._ffi, address)
         view = data if isinstance(data, bytes) else self._ffi.from_buffer("char[]", data)
         count: int = self._send(handle, view, len(data), to)
-        if self._status.attention or self._sockets.busy:
+        if self.status.attention or self.sockets.busy:
             self.settle()
         return count
 
@@ -234,9 +229,9 @@ class Core:
 
     def settle(self) -> None:
         """Carry on what the latest call into C has left: masks, frames, timers."""
-        status = self._status
-        if status.dirty or self._sockets.busy:
-            self._sockets.publish()
+        status = self.status
+        if status.dirty or self.sockets.busy:
+            self.sockets.publish()
         if self.closed:
             return
         if self._python_link and (status.queued or self._unsent):
@@ -257,12 +252,12 @@ class Core:
 
     def wants_writer(self) -> bool:
         """Return whether frames wait for the link to be writable."""
-        return self.link_error is None and bool(self._status.queued or self._unsent)
+        return self.link_error is None and bool(self.status.queued or self._unsent)
 
     def _flush(self) -> None:
         """Move frames from the C side's queue to a link that Python serves."""
         lock = self._flushing
-        while (self._status.queued or self._unsent) and lock.acquire(blocking=False):
+        while (self.status.queued or self._unsent) and lock.acquire(blocking=False):
             try:
                 if not self._flush_some():
                     return
@@ -293,7 +288,7 @@ class Core:
 
     def _ask_link(self) -> None:
         """The C side met an error on the link, which itself knows whether that matters."""
-        self._status.link_errno = 0
+        self.status.link_errno = 0
         if self.link_error is None and not self.closed:
             self._read_link(1)
 
@@ -333,13 +328,13 @@ class Core:
         if self.closed:
             return
         if not readable or self.link_error is not None:
-            self._sockets.turn(False)
+            self.sockets.turn(False)
         elif self._python_link:
             self._read_link(_BATCH)
-            self._sockets.turn(False)
+            self.sockets.turn(False)
         else:
-            self._sockets.turn(True)
-            if not self._status.attention:
+            self.sockets.turn(True)
+            if not self.status.attention:
                 return
         self.settle()
 
@@ -347,14 +342,14 @@ class Core:
         """In the child: C has closed its copy already."""
         self.closed = True
         self.driver = None
-        self._sockets.after_fork()
-        self._sockets.publish()
+        self.sockets.after_fork()
+        self.sockets.publish()
 
     def close(self) -> None:
         """Kill the sockets, tell their peers, end the C side."""
         self.closed = True
         self._lib.vp_quit()
-        self._sockets.publish()
+        self.sockets.publish()
         if self._python_link and self.link_error is None:
             self._flush()
         self._lib.vp_close()

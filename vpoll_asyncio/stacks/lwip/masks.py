@@ -27,6 +27,7 @@ class Masks:
         self._lib = lib
         self._null = ffi.NULL
         self._unpack = ffi.unpack
+        self._turn = lib.vp_turn
         self._recv_some = lib.vp_recv_some
         self._lost: int = lib.VP_LOST
         self._status = lib.vp_status()
@@ -77,11 +78,13 @@ class Masks:
             if not self.busy:
                 self.busy = True
                 try:
-                    self._show(self._lib.vp_turn(readable, self._handles, self._masks, _COLLECT))
+                    count = self._turn(readable, self._handles, self._masks, _COLLECT)
+                    if count:
+                        self._show(count)
                 finally:
                     self.busy = False
                 return
-        self._lib.vp_turn(readable, self._null, self._null, 0)
+        self._turn(readable, self._null, self._null, 0)
 
     def receive(self, handle: int, vpoll: VPoll, size: int) -> bytes:
         """Return data of a stream, and show the events that it loses by it.
@@ -115,10 +118,19 @@ class Masks:
 
     def _show(self, count: int) -> None:
         handles, masks = self._handles, self._masks
+        vpolls = self._vpolls
         shown = 0
         try:
             while shown < count:
-                self._set(handles[shown], masks[shown])
+                mask = masks[shown]
+                vpoll = vpolls.get(handles[shown])
+                file = None if vpoll is None else vpoll.file
+                if file is None or file.pending is not None:
+                    self._set(handles[shown], mask)
+                else:
+                    file.mask = mask
+                    for waiter in file.waiters:
+                        waiter(mask)
                 shown += 1
         except BaseException:
             for left in range(shown, count):
@@ -134,12 +146,6 @@ class Masks:
             if vpoll is None:
                 return
             self._early.pop(handle, None)
-        file = vpoll.file
-        if file is not None and file.pending is None:
-            file.mask = mask
-            for waiter in file.waiters:
-                waiter(mask)
-            return
         try:
             vpoll.set_events(mask)
         except OSError:

@@ -71,7 +71,10 @@ class LwipSocket(UserSocket):
         return data
 
     def do_recv_some(self, bufsize: int) -> bytes:
-        data = self.stack.core.receive_some(self._handle, self.vpoll, bufsize)
+        core = self.stack.core
+        data = core.sockets.receive(self._handle, self.vpoll, bufsize)
+        if core.status.attention:
+            core.settle()
         return data or self.do_recv(bufsize, 0)
 
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
@@ -100,10 +103,11 @@ class LwipSocket(UserSocket):
         if flags & _MSG_OOB:
             raise OSError(errno.EOPNOTSUPP, "lwIP has no urgent data")
         count = self.stack.core.send(self._handle, data, address)
+        if count >= 0:
+            return count
         if count == _EAGAIN:
             raise would_block()
-        raise_errno(count)
-        return count
+        raise OSError(-count, os.strerror(-count))
 
     def do_bind(self, address: Address) -> None:
         raise_errno(self.stack.core.call("vp_bind", self._handle, address))
