@@ -220,6 +220,21 @@ def test_write_to_a_peer_that_shut_down_both_directions_resets_both(lab: Lab) ->
     assert error_of(server) == errno.ECONNRESET
 
 
+@pytest.mark.parametrize("ways", [[socket.SHUT_RDWR], [socket.SHUT_RD, socket.SHUT_WR]])
+def test_shutting_both_directions_resets_a_sender_with_data_left(lab: Lab, ways: list[int]) -> None:
+    client, server = lab.pair()
+    fill(client)
+    for how in ways:
+        server.shutdown(how)
+    settles(client, DEAD | ERR)
+    settles(server, DEAD | ERR)
+    assert error_of(client) == errno.EPIPE
+    # What had arrived can be read, and the rest is lost.
+    assert server.recv(1 << 24)
+    assert failure(server.recv, 1) == errno.ECONNRESET
+    assert server.recv(1) == b""
+
+
 def test_urgent_byte_alone(lab: Lab) -> None:
     client, server = lab.pair()
     client.send(b"!", socket.MSG_OOB)

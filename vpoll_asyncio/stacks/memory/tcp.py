@@ -202,6 +202,16 @@ class Connection(StreamQueue):
         self.shut |= how
         if how & SND:
             self.send_fin(touched)
+        peer = self.peer
+        if (
+            peer is not None
+            and self.shut == BOTH
+            and self.state == FIN_WAIT
+            and self.used > self.rcvbuf
+        ):
+            # What the peer still holds will find nobody who reads it (TCPAbortOnData).
+            self.receive_reset(touched)
+            peer.receive_reset(touched)
         self.refresh()
         if state == CLOSE:
             raise oserror(errno.ENOTCONN)
