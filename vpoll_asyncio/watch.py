@@ -44,7 +44,7 @@ class Watch(WatchState):
     thread and unless the watch is paused.
     """
 
-    __slots__ = ("__weakref__", "_loop", "_owner")
+    __slots__ = ("_loop", "_owner")
 
     vpoll: VPoll
 
