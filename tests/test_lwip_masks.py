@@ -15,7 +15,7 @@ import pytest
 
 import test_memory_masks
 from lwip_helpers import HOST4, HOST6, lwip_on_wire
-from memory_helpers import DEAD, ERR, Lab, R, W, error_of, mask_of
+from memory_helpers import DEAD, ERR, Lab, R, W, error_of, fill, mask_of
 from vpoll_asyncio import EventMask, UserSocket
 from vpoll_asyncio.stacks.lwip import LwipStack
 
@@ -25,6 +25,7 @@ NO_URGENT_DATA = {name for name in vars(test_memory_masks) if name.startswith("t
 NEEDS_TIMERS = {
     "test_backlog_of_zero_takes_one_connection",
     "test_who_waits_for_a_full_backlog_gets_in_after_an_accept",
+    "test_shutting_both_directions_resets_a_sender_with_data_left",
 }
 NO_LOW_WATER_MARK = {"test_low_water_mark_keeps_data_unreadable"}
 
@@ -72,6 +73,18 @@ def test_who_waits_for_a_full_backlog_gets_in_after_an_accept(lab: Lab) -> None:
     skip_time(lab, 4)
     assert mask_of(second) == W
     assert mask_of(listener) == R
+
+
+@pytest.mark.parametrize("ways", [[socket.SHUT_RDWR], [socket.SHUT_RD, socket.SHUT_WR]])
+def test_shutting_both_directions_resets_a_sender_when_it_probes(lab: Lab, ways: list[int]) -> None:
+    client, server = lab.pair()
+    fill(client)
+    for how in ways:
+        server.shutdown(how)
+    skip_time(lab, 4)
+    assert mask_of(client) == mask_of(server) == DEAD | ERR
+    assert error_of(client) == errno.EPIPE
+    assert error_of(server) == errno.ECONNRESET
 
 
 def test_urgent_data_are_refused(lab: Lab) -> None:

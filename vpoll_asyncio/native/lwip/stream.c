@@ -151,12 +151,13 @@ static void on_error(void *arg, err_t err)
 }
 
 /* What the stack sends to itself meets no mtu: longer segments cost less for each byte.
- * A third of the window, so that it fills and empties in whole segments. */
+ * A quarter of the window, which is told in units of two bytes: so it is filled by whole
+ * segments but for a remainder that the window probe fills. */
 void stream_lengthen_segments(struct tcp_pcb *pcb)
 {
     if (!nets_is_inside(&pcb->local_ip, &pcb->remote_ip))
         return;
-    pcb->mss = TCP_WND / 3;
+    pcb->mss = TCP_WND / 4;
     pcb->cwnd = LWIP_MAX(pcb->cwnd, (tcpwnd_size_t)pcb->mss * 2);
 }
 
