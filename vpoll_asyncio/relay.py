@@ -89,17 +89,16 @@ class Relay(RelayState):
     `label` is the function under whose name debug mode shows what it runs.
     """
 
-    __slots__ = ("_trigger",)
+    __slots__ = ("trigger",)
+
+    trigger: Trigger  # in place of the method: one call less in each turn
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, label: Callable[..., object] | None = None
     ) -> None:
         super().__init__()
         run = self.run if label is None else named(self.run, label)
-        self._trigger = make_trigger(loop, run, contextvars.Context())
-
-    def trigger(self) -> None:
-        self._trigger()
+        self.trigger = make_trigger(loop, run, contextvars.Context())
 
 
 def relay_of(loop: asyncio.AbstractEventLoop) -> Relay:
