@@ -96,7 +96,9 @@ class VPoll(VPollState):
                 new = file.mask = file.mask & ~mask
             else:
                 new = file.mask = mask
-            new = file.mask = file.apply(command, mask, new)
+            known = file.apply(command, mask, new)
+            if known != new:
+                new = file.mask = known
         except OSError as error:
             return file.end_direct(error)
         finally:
