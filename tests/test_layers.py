@@ -16,11 +16,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
         (
-            {"events", "sleeper", "native"},
+            {"_asyncio", "events", "sleeper", "native"},
             {"hot"},
             {"backends"},
             {"vpoll"},
-            {"_asyncio", "relay", "selector"},
+            {"relay", "selector"},
             {"watch"},
             {"descriptors", "libvpoll", "sockaddr"},
             {"sockhooks"},

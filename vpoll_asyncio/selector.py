@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from .backends.virtual import FIRST_NUMBER, lookup, new_number
 from .events import ALWAYS, IN, OUT, EventMask, check_mask, from_selector
+from .hot.turn import poll_now
 from .vpoll import VPoll
 
 __all__ = ["VPollSelector", "vpoll_of"]
@@ -417,7 +418,7 @@ class VPollSelector(selectors.BaseSelector):
             if self.spare and self._may_spare():
                 return found
             self._spared = 0
-            seen = self._poll(0, len(self._entries) + 1)
+            seen = poll_now(self._epoll, len(self._entries) + 1)
             if seen:
                 self._take_seen(seen, found)
             return found

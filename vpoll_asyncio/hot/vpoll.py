@@ -113,6 +113,10 @@ class VPollState:
         return file.mask
 
     @abstractmethod
+    def add_waiter(self, waiter: Waiter) -> None:
+        """Call `waiter` with the whole mask after every operation from now on."""
+
+    @abstractmethod
     def operate(self, command: int, mask: int) -> int:
         """Carry out ADD, DEL or SET on a vpoll that is closed or has a kernel object."""
 

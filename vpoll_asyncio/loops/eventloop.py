@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .._asyncio import disown, handles_signals, ready_queue, report_exception, signal_pipe
-from ..events import ALWAYS
+from .._asyncio import disown, handles_signals, ready_queue, signal_pipe
+from ..hot.turn import ReaderState
 from ..install import installed
 from ..selector import VPollSelector
 from ..stacks.base import Stack
@@ -27,78 +27,6 @@ from .dispatch import DispatchMixin, Watcher
 from .turn import TurnLoop
 
 __all__ = ["EventLoop"]
-
-
-class _ReadyHandle(asyncio.Handle):
-    """A reader or writer of a vpoll: a waiter that puts itself on the ready queue."""
-
-    __slots__ = ("_host", "_push", "_queued", "_vpoll", "_wanted")
-
-    _args: tuple[Any, ...]
-    _callback: Callable[..., object]
-    _context: contextvars.Context
-
-    def __init__(
-        self,
-        loop: EventLoop,
-        vpoll: VPoll,
-        interest: int,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-    ) -> None:
-        super().__init__(callback, args, loop)
-        self._vpoll = vpoll
-        self._wanted = interest | ALWAYS
-        self._queued = False
-        self._host = loop
-        self._push = loop.push
-        vpoll.add_waiter(self)
-        self(vpoll.peek())
-
-    def __call__(self, mask: int) -> None:
-        if mask & self._wanted and not self._queued:
-            self._queued = True
-            self._push(self)
-            selector = self._host.vpoll_selector
-            selector.spare = True
-            if selector.asleep:
-                self._host.rouse()
-
-    def cancel(self) -> None:
-        self._wanted = 0
-        self._vpoll.remove_waiter(self)
-        super().cancel()
-
-    def _run(self) -> None:
-        # Reset before the look: an event published after the look queues anew.
-        self._queued = False
-        file = self._vpoll.file
-        if file is None:
-            return
-        try:
-            pending = file.mask if file.pending is None else self._vpoll.peek()
-        except OSError:
-            return
-        if not pending & self._wanted:
-            return
-        args = self._args
-        try:
-            # As in `TurnLoop`.
-            if args:
-                self._context.run(self._callback, *args)
-            else:
-                self._context.run(self._callback)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            report_exception(self, exc)
-        finally:
-            # Level-triggered: look again.  Cancelled, it wants nothing.
-            if self._wanted and not self._queued:
-                try:
-                    self(self._vpoll.peek())
-                except OSError:
-                    pass
 
 
 class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
@@ -172,7 +100,7 @@ class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
     def start_watch(
         self, vpoll: VPoll, interest: int, callback: Callable[..., object], args: tuple[Any, ...]
     ) -> Watcher:
-        return _ReadyHandle(self, vpoll, interest, callback, args)
+        return ReaderState(self, vpoll, interest, callback, args)
 
     def run_forever(self) -> None:
         """Run until `stop` is called."""

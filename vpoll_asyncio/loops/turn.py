@@ -17,7 +17,8 @@ from asyncio import base_events
 from collections import deque
 from typing import Any, Final
 
-from .._asyncio import report_exception, run_handle
+from .._asyncio import run_handle
+from ..hot.turn import run_ready
 
 __all__ = ["TurnLoop"]
 
@@ -44,8 +45,6 @@ class TurnLoop(asyncio.SelectorEventLoop):
         if self._debug or _Handle._run is not run_handle:
             super()._run_once()  # type: ignore[misc]
             return
-        handle: Any
-        args: Any
         ready = self._ready
         if self._scheduled:
             self._drop_cancelled_timers()
@@ -61,27 +60,7 @@ class TurnLoop(asyncio.SelectorEventLoop):
             found = None
         if self._scheduled:
             self._take_timers()
-        # What these queue runs in the next turn.
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            if handle.__class__ is not _Handle:
-                handle._run()
-                continue
-            args = handle._args
-            try:
-                # Unpacking nothing costs more than the rest of the call.
-                if args:
-                    handle._context.run(handle._callback, *args)
-                else:
-                    handle._context.run(handle._callback)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                report_exception(handle, exc)
-        # The frame may live on in the traceback of an exception.
-        handle = args = None
+        run_ready(ready)
 
     def _drop_cancelled_timers(self) -> None:
         """Forget cancelled timers: all of them when they are many, else those that are next."""

@@ -107,7 +107,7 @@ HELPERS: dict[str, Helper] = {
         ),
         Helper(
             name="hot",
-            sources=("module.c", "vpoll.c", "relay.c", "lock.c", "pipe.c", "stream.c"),
+            sources=("module.c", "vpoll.c", "relay.c", "lock.c", "pipe.c", "stream.c", "turn.c"),
             headers=("hot.h",),
             extension=True,
         ),

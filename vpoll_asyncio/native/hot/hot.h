@@ -63,13 +63,15 @@ typedef struct {
 } PipeState;
 
 extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState_Type, Lock_Type,
-    PipeState_Type, StreamIO_Type;
+    PipeState_Type, ReaderState_Type, StreamIO_Type;
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
-    X(append) X(ask) X(data_received) X(goes_on) X(operate) X(peek) X(read_eof) X(read_raised) \
-    X(received_raised) X(recv_special) X(refresh) X(report) X(room_made) X(run) X(send_special) \
-    X(show) X(trigger) X(vpoll_closed) X(write_other) X(write_raised) X(write_rest)
+    X(_run) X(add_waiter) X(append) X(asleep) X(ask) X(data_received) X(goes_on) X(operate) \
+    X(peek) X(popleft) X(push) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
+    X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
+    X(spare) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
+    X(write_rest)
 #define DECLARE(name) extern PyObject *str_##name;
 NAMES(DECLARE)
 #undef DECLARE
@@ -102,6 +104,10 @@ int relay_push(PyObject *relay, PyObject *hop);
 int lock_is_free(PyObject *lock);
 PyObject *pipe_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
 PyObject *pipe_recv_some(PyObject *self, PyObject *bufsize);
+int prepare_turn(void);
+int reader_notice(PyObject *reader, unsigned int mask);
+PyObject *run_ready(PyObject *module, PyObject *ready);
+PyObject *poll_now(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *stream_read(PyObject *self, PyObject *mask);
 
 /* Calls a method without a result that matters.  Returns 0, or -1 with an exception. */

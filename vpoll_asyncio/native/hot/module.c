@@ -26,11 +26,19 @@ int is_exit(void)
            PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
 }
 
+static PyMethodDef functions[] = {
+    {"run_ready", run_ready, METH_O, PyDoc_STR("Run the handles that are in the queue now.")},
+    {"poll_now", (PyCFunction)(void (*)(void))poll_now, METH_FASTCALL,
+     PyDoc_STR("Return what is ready in an epoll, without waiting.")},
+    {NULL},
+};
+
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_vpoll_hot",
     .m_doc = PyDoc_STR("The classes of vpoll_asyncio.hot, compiled."),
     .m_size = -1,
+    .m_methods = functions,
 };
 
 PyMODINIT_FUNC PyInit__vpoll_hot(void)
@@ -45,13 +53,14 @@ PyMODINIT_FUNC PyInit__vpoll_hot(void)
         return NULL;
     bad_mask = PyObject_GetAttrString(events, "bad_mask");
     Py_DECREF(events);
-    if (!bad_mask)
+    if (!bad_mask || prepare_turn())
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (!module)
         return NULL;
     PyTypeObject *types[] = {&FileState_Type,  &VPollState_Type, &RelayState_Type, &WatchState_Type,
-                             &Lock_Type,       &PipeState_Type,  &StreamIO_Type};
+                             &Lock_Type,       &PipeState_Type,  &StreamIO_Type,
+                             &ReaderState_Type};
     for (size_t index = 0; index < sizeof types / sizeof *types; index++) {
         if (PyModule_AddType(module, types[index])) {
             Py_DECREF(module);

@@ -21,6 +21,10 @@ int call_waiters(FileState *file, unsigned int mask)
             result = watch_wake((WatchState *)waiter, mask);
             continue;
         }
+        if (Py_TYPE(waiter) == &ReaderState_Type) {
+            result = reader_notice(waiter, mask);
+            continue;
+        }
         if (!boxed && !(boxed = PyLong_FromUnsignedLong(mask))) {
             result = -1;
             break;
