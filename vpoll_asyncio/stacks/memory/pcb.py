@@ -123,11 +123,14 @@ class Pcb(PipeState):
             # Not what it was before (inet_reset_saddr).
             self.laddr = ANY6 if self.six else ANY
             raise
-        self.addr_locked = address not in (ANY, ANY6)
-        if self.addr_locked and is_six(address):
-            # __inet6_bind() does so.
-            self.v6only = True
-        self.port_locked = port != 0
+        # What an earlier bind(2) has fixed stays so (SOCK_BINDADDR_LOCK, SOCK_BINDPORT_LOCK).
+        if address not in (ANY, ANY6):
+            self.addr_locked = True
+            if is_six(address):
+                # __inet6_bind() does so.
+                self.v6only = True
+        if port:
+            self.port_locked = True
 
     def named(self, address: str) -> str:
         """Return the destination that `address` stands for: a wildcard is the host itself."""

@@ -338,7 +338,7 @@ class Connection(StreamQueue):
         elif state == SYN_SENT:
             self._leave()
             self.error = errno.ECONNRESET
-        else:
+        elif state != CLOSE:
             self._leave()
         self.raddr = ""
         self.rport = 0
