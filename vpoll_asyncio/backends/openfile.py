@@ -22,7 +22,6 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from threading import get_ident
 from typing import Final
 from weakref import WeakSet
@@ -56,20 +55,15 @@ class OpenFile(FileState):
 
     __slots__ = (
         "__weakref__",
-        "apply",
         "backend",
-        "bias",
         "busy",
-        "direct",
         "generation",
         "handles",
         "lock",
         "map_err",
         "mirror",
         "need",
-        "ready",
         "retired",
-        "waiting",
     )
 
     def __init__(self, mask: int, backend: Backend | None, need: int, map_err: bool) -> None:
@@ -88,7 +82,7 @@ class OpenFile(FileState):
         # The same, while nothing is under way or waits.
         self.ready = NOBODY
         # The mirror's, where somebody has the bias.
-        self.apply: Callable[[int, int, int], int] = after
+        self.apply = after
         # The thread that is at a direct operation.
         self.direct = NOBODY
         self.backend = backend

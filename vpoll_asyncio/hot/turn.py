@@ -93,6 +93,7 @@ class ReaderState(asyncio.Handle):
                 self._host.rouse()
 
     def cancel(self) -> None:
+        """End it: no call comes any more."""
         self._wanted = 0
         self._vpoll.remove_waiter(self)
         super().cancel()

@@ -34,11 +34,25 @@ class FileState:
     `pending` is None; once there is a kernel object, operations wait in `pending`.
     """
 
-    __slots__ = ("mask", "pending", "waiters")
+    __slots__ = ("apply", "bias", "direct", "mask", "pending", "ready", "waiters", "waiting")
 
     mask: int
     pending: deque[tuple[int, int]] | None
     waiters: tuple[Waiter, ...]
+    apply: Callable[[int, int, int], int]
+    """The kernel object's part of an operation, for the thread that has the bias."""
+    bias: int
+    """The thread whose operations may be direct, see `OpenFile`."""
+    direct: int
+    """The thread that is at a direct operation."""
+    ready: int
+    """`bias`, while nothing is under way or waits; else 0."""
+    waiting: bool
+    """Whether anything may wait for the end of an operation."""
+
+    @abstractmethod
+    def end_direct(self, failure: OSError | None = None) -> int:
+        """Do what is left of a direct operation to which something has come in between."""
 
 
 class VPollState:

@@ -16,8 +16,11 @@ enum { KEPT_EVENTS = 0x0fffffff };
 typedef struct {
     PyObject_HEAD
     unsigned int mask;
+    char waiting;
     PyObject *pending;
     PyObject *waiters;
+    PyObject *apply;
+    long bias, direct, ready;
 } FileState;
 
 typedef struct {
@@ -67,7 +70,7 @@ extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
-    X(_run) X(add_waiter) X(append) X(asleep) X(ask) X(data_received) X(goes_on) X(operate) \
+    X(_run) X(add_waiter) X(append) X(asleep) X(ask) X(data_received) X(end_direct) X(goes_on) X(operate) \
     X(peek) X(popleft) X(push) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
     X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
     X(spare) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \

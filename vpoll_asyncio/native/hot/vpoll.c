@@ -42,6 +42,7 @@ static int file_traverse(FileState *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->pending);
     Py_VISIT(self->waiters);
+    Py_VISIT(self->apply);
     return 0;
 }
 
@@ -49,6 +50,7 @@ static int file_clear(FileState *self)
 {
     Py_CLEAR(self->pending);
     Py_CLEAR(self->waiters);
+    Py_CLEAR(self->apply);
     return 0;
 }
 
@@ -63,6 +65,11 @@ static PyMemberDef file_members[] = {
     {"mask", T_UINT, offsetof(FileState, mask), 0, NULL},
     {"pending", T_OBJECT, offsetof(FileState, pending), 0, NULL},
     {"waiters", T_OBJECT, offsetof(FileState, waiters), 0, NULL},
+    {"apply", T_OBJECT, offsetof(FileState, apply), 0, NULL},
+    {"bias", T_LONG, offsetof(FileState, bias), 0, NULL},
+    {"direct", T_LONG, offsetof(FileState, direct), 0, NULL},
+    {"ready", T_LONG, offsetof(FileState, ready), 0, NULL},
+    {"waiting", T_BOOL, offsetof(FileState, waiting), 0, NULL},
     {NULL},
 };
 
@@ -103,12 +110,66 @@ static int parse_mask(PyObject *argument, unsigned int *mask)
     return 0;
 }
 
+static unsigned int outcome(unsigned int before, int command, unsigned int mask)
+{
+    if (command == COMMAND_ADD)
+        return before | mask;
+    return command == COMMAND_DEL ? before & ~mask : mask;
+}
+
+/* What VPoll.operate does for the thread that has the bias. */
+static PyObject *change_direct(FileState *file, int command, unsigned int mask)
+{
+    unsigned int new = outcome(file->mask, command, mask);
+    PyObject *boxed[] = {PyLong_FromLong(command), PyLong_FromUnsignedLong(mask),
+                         PyLong_FromUnsignedLong(new)};
+    PyObject *known = NULL;
+    if (boxed[0] && boxed[1] && boxed[2]) {
+        file->direct = file->ready;
+        file->ready = 0;
+        file->mask = new;
+        known = PyObject_Vectorcall(file->apply, boxed, 3, NULL);
+        file->direct = 0;
+    }
+    for (int index = 0; index < 3; index++)
+        Py_XDECREF(boxed[index]);
+    if (!known) {
+        if (!PyErr_ExceptionMatches(PyExc_OSError))
+            return NULL;
+        PyObject *error = take_exception();
+        PyObject *result = PyObject_CallMethodOneArg((PyObject *)file, str_end_direct, error);
+        Py_DECREF(error);
+        return result;
+    }
+    unsigned int shown = (unsigned int)PyLong_AsUnsignedLongMask(known);
+    Py_DECREF(known);
+    if (PyErr_Occurred())
+        return NULL;
+    if (shown != new)
+        new = file->mask = shown;
+    if (file->waiting)
+        return PyObject_CallMethodNoArgs((PyObject *)file, str_end_direct);
+    file->ready = file->bias;
+    return call_waiters(file, new) ? NULL : PyLong_FromUnsignedLong(new);
+}
+
 static PyObject *change(VPollState *self, PyObject *argument, int command)
 {
     unsigned int mask;
     if (parse_mask(argument, &mask))
         return NULL;
     FileState *file = plain_file((PyObject *)self);
+    if (!file && self->file && PyObject_TypeCheck(self->file, &FileState_Type)) {
+        file = (FileState *)self->file;
+        if (is_set(file->apply) && file->ready &&
+            file->ready == (long)PyThread_get_thread_ident()) {
+            Py_INCREF(file);
+            PyObject *result = change_direct(file, command, mask);
+            Py_DECREF(file);
+            return result;
+        }
+        file = NULL;
+    }
     if (!file) {
         PyObject *boxed[] = {(PyObject *)self, PyLong_FromLong(command),
                              PyLong_FromUnsignedLong(mask)};
@@ -119,11 +180,7 @@ static PyObject *change(VPollState *self, PyObject *argument, int command)
         Py_XDECREF(boxed[2]);
         return result;
     }
-    if (command == COMMAND_ADD)
-        mask |= file->mask;
-    else if (command == COMMAND_DEL)
-        mask = file->mask & ~mask;
-    file->mask = mask;
+    file->mask = mask = outcome(file->mask, command, mask);
     Py_INCREF(file);
     int failed = call_waiters(file, mask);
     Py_DECREF(file);
