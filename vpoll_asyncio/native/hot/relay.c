@@ -69,12 +69,14 @@ static PyObject *push(PyObject *self, PyObject *hop)
 
 static PyObject *put_off(RelayState *self, PyObject *hop)
 {
-    return PyList_Append(self->later, hop) ? NULL : Py_NewRef(Py_None);
+    if (self->later && PyList_Append(self->later, hop))
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static int finish(RelayState *self)
 {
-    Py_ssize_t count = PyList_GET_SIZE(self->later);
+    Py_ssize_t count = self->later ? PyList_GET_SIZE(self->later) : 0;
     for (Py_ssize_t index = 0; index < count; index++)
         if (append(self, PyList_GET_ITEM(self->later, index)))
             return -1;
@@ -125,7 +127,7 @@ static PyObject *relay_close(RelayState *self, PyObject *Py_UNUSED(ignored))
     self->due = 1;
     while (self->count)
         Py_DECREF(pop(self));
-    if (PyList_SetSlice(self->later, 0, PyList_GET_SIZE(self->later), NULL))
+    if (self->later && PyList_SetSlice(self->later, 0, PyList_GET_SIZE(self->later), NULL))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -272,14 +274,15 @@ int watch_run(WatchState *self)
     if (failed)
         failed = report(self);
     self->queued = 0;
-    if (!self->wanted || !PyObject_TypeCheck(self->vpoll, &VPollState_Type) ||
+    if (!self->wanted || !self->vpoll || !PyObject_TypeCheck(self->vpoll, &VPollState_Type) ||
         !is_set(((VPollState *)self->vpoll)->file))
         return failed;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     known = look(self->vpoll, &mask);
     if (known > 0 && mask & self->wanted && !self->queued &&
-        PyObject_TypeCheck(self->relay, &RelayState_Type)) {
+        self->relay && PyObject_TypeCheck(self->relay, &RelayState_Type) &&
+        ((RelayState *)self->relay)->later) {
         self->queued = 1;
         known = PyList_Append(((RelayState *)self->relay)->later, (PyObject *)self);
     }

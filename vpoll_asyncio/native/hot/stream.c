@@ -14,6 +14,15 @@ typedef struct {
     char direct, reading;
 } StreamIO;
 
+/* Whether the cycle collector has taken the object apart, which finalizers may still use. */
+static int is_dismantled(StreamIO *self)
+{
+    if (self->owner && self->send && self->receive && self->limit)
+        return 0;
+    PyErr_SetString(PyExc_ReferenceError, "the transport is gone");
+    return 1;
+}
+
 static PyObject *send_bytes(StreamIO *self, PyObject *data)
 {
     static PyObject *zero;
@@ -70,6 +79,8 @@ static int hand_over(StreamIO *self, PyObject *name, PyObject *before, PyObject 
 
 static PyObject *stream_write(StreamIO *self, PyObject *data)
 {
+    if (is_dismantled(self))
+        return NULL;
     if (!self->direct || !PyBytes_CheckExact(data) || !PyBytes_GET_SIZE(data))
         return PyObject_CallMethodOneArg(self->owner, str_write_other, data);
     PyObject *sent = send_bytes(self, data);
@@ -90,6 +101,8 @@ static PyObject *stream_write(StreamIO *self, PyObject *data)
 PyObject *stream_read(PyObject *object, PyObject *mask)
 {
     StreamIO *self = (StreamIO *)object;
+    if (is_dismantled(self))
+        return NULL;
     Py_ssize_t left = PyLong_AsSsize_t(self->limit);
     if (left == -1 && PyErr_Occurred())
         return NULL;

@@ -163,7 +163,7 @@ PyObject *poll_now(PyObject *module, PyObject *const *arguments, Py_ssize_t coun
 
 static int reader_wake(ReaderState *self, unsigned int mask)
 {
-    if (!(mask & self->wanted) || self->queued)
+    if (!(mask & self->wanted) || self->queued || !self->push || !self->host)
         return 0;
     self->queued = 1;
     PyObject *result = PyObject_CallOneArg(self->push, (PyObject *)self);
