@@ -24,24 +24,14 @@ HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
 CACHE = TREE / ".cache" / "kernel"
 
-SUITE = (
-    "test_backend*.py",
-    "test_libvpoll.py",
-    "test_model*.py",
-    "test_pollers.py",
-    "test_selector_exact.py",
-    "test_vpoll*.py",
-    "test_wait_*.py",
-)
+SUITE = ("test_backend*.py", "test_model*.py", "test_vpoll*.py")
 """The tests that look at a vpoll through the kernel's pollers."""
 
 ELSEWHERE = "test_backend_fuse"
 """How the names of those begin that need no other kernel than the host's."""
 
 HERE_ONLY = (
-    "not (test_libvpoll or test_model_backends or test_pollers or test_selector_exact"
-    " or test_vpoll_storm or test_wait_events or test_wait_files)"
-    " or (eventfd or device) and not (test_model_backends or test_vpoll_storm)"
+    "not (test_model_backends or test_vpoll_storm)"
     " or (eventfd or device) and (does_what_the_model_does or in_a_storm)"
 )
 """Of the longest tests those that need this kernel; faults are planted where time is cheap."""
