@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import hypothesis
@@ -27,6 +28,9 @@ if SCALE > 1:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # As a shell's background jobs have it; asyncio then leaves Ctrl-C alone.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         f"needs(*names): skip, with the reason, where one of them is missing: {', '.join(CHECKS)}",
