@@ -163,6 +163,67 @@ def test_broadcast_reaches_everybody_who_listens(vnl: str) -> None:
             lab.close()
 
 
+@pytest.fixture
+def link_local(vnl: str) -> Iterator[tuple[MemoryStack, MemoryStack]]:
+    with (
+        MemoryStack(vnl=vnl, ip="fe80::1/64", hostname="one") as one,
+        MemoryStack(vnl=vnl, ip="fe80::2/64") as two,
+    ):
+        yield one, two
+
+
+def test_link_local_addresses_carry_their_scope(
+    link_local: tuple[MemoryStack, MemoryStack],
+) -> None:
+    one, two = link_local
+    lab, other = Lab(one, "fe80::1"), Lab(two, "fe80::2")
+    listener = lab.stream()
+    listener.bind(("fe80::1", 80, 0, 2))
+    listener.listen()
+    assert listener.getsockname() == ("fe80::1", 80, 0, 2)
+    client = other.stream_to(("fe80::1", 80, 0, 2))
+    assert client.getpeername() == ("fe80::1", 80, 0, 2)
+    connection, address = listener.accept()
+    assert address == client.getsockname() == connection.getpeername()
+    assert (address[0], address[3]) == ("fe80::2", 2)
+    assert two.getaddrinfo("one", 80, type=socket.SOCK_STREAM)[0][4] == ("fe80::1", 80, 0, 2)
+    connection.close()
+    lab.close()
+    other.close()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("call", ["bind", "connect"])
+@pytest.mark.parametrize("scope", [0, 99])
+def test_link_local_address_of_no_interface(
+    link_local: tuple[MemoryStack, MemoryStack], kind: int, call: str, scope: int
+) -> None:
+    """The numbers are Linux's, for its own link-local address of a veth."""
+    expected = {
+        ("bind", 0): errno.EINVAL,
+        ("bind", 99): errno.ENODEV,
+        ("connect", 0): errno.EINVAL,
+        ("connect", 99): errno.ENETUNREACH,
+    }
+    with link_local[0].socket(socket.AF_INET6, kind) as sock:
+        number = failure(getattr(sock, call), ("fe80::1", 80, 0, scope))
+    assert number == expected[call, scope]
+
+
+@pytest.mark.parametrize("scope", [0, 2])
+def test_scope_follows_from_a_link_local_address(
+    link_local: tuple[MemoryStack, MemoryStack], scope: int
+) -> None:
+    lab = Lab(link_local[0], "fe80::1")
+    bound, sender = lab.datagram(), lab.datagram()
+    bound.bind(("fe80::1", 80, 0, 2))
+    bound.connect(("fe80::1", 80, 0, scope))
+    assert bound.getpeername() == ("fe80::1", 80, 0, 2)
+    assert sender.sendto(b"a", ("fe80::1", 80, 0, scope)) == 1
+    assert failure(sender.sendto, b"a", ("fe80::1", 80, 0, 99)) == errno.ENETUNREACH
+    lab.close()
+
+
 def test_names(two: tuple[MemoryStack, MemoryStack]) -> None:
     one, _ = two
     found = one.getaddrinfo("two", 80, type=socket.SOCK_STREAM)

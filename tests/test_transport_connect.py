@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from transport_helpers import Hosts, Recorder, on_every_loop, turns, until
 from vpoll_asyncio import transports
+from vpoll_asyncio.stacks import open_stack
 from vpoll_asyncio.transports import connect as connecting
 
 
@@ -112,6 +113,39 @@ async def test_happy_eyeballs_pass_over_an_address_that_does_not_answer(hosts: H
     server.close()
     filler.close()
     listener.close()
+
+
+@on_every_loop
+async def test_happy_eyeballs_take_the_other_family_after_a_refusal(hosts: Hosts) -> None:
+    server = await serve(hosts, "10.0.0.1")
+    client = await dial(hosts, "server.test", happy_eyeballs_delay=3600)
+    assert client.transport.get_extra_info("peername") == ("10.0.0.1", 80)
+    await end(client)
+    server.close()
+
+
+@on_every_loop
+async def test_happy_eyeballs_tell_the_errors_of_both_families(hosts: Hosts) -> None:
+    with pytest.raises(ExceptionGroup) as group:
+        await dial(hosts, "server.test", happy_eyeballs_delay=0.01, all_errors=True)
+    texts = sorted(map(str, group.value.exceptions))
+    assert len(texts) == 2
+    assert "10.0.0.1" in texts[0]
+    assert "fd00::1" in texts[1]
+
+
+@on_every_loop
+async def test_a_link_local_address_is_reached_with_its_scope(hosts: Hosts) -> None:
+    with open_stack("memory", ip="fe80::1/64") as stack:
+        server = await transports.create_server(loop(), Recorder, "fe80::1%2", 80, stack=stack)
+        assert server.sockets[0].getsockname() == ("fe80::1", 80, 0, 2)
+        client = await dial(hosts, "fe80::1%2", stack=stack, local_addr=("fe80::1", 4000, 0, 2))
+        assert client.transport.get_extra_info("sockname") == ("fe80::1", 4000, 0, 2)
+        assert client.transport.get_extra_info("peername") == ("fe80::1", 80, 0, 2)
+        with pytest.raises(OSError, match="Invalid argument"):
+            await dial(hosts, "fe80::1", stack=stack)
+        await end(client)
+        server.close()
 
 
 @on_every_loop

@@ -13,6 +13,7 @@ import pytest
 
 from transport_helpers import Hosts, Reports, on_every_loop, turns, until
 from vpoll_asyncio import transports
+from vpoll_asyncio.stacks import open_stack
 from vpoll_asyncio.transports import DatagramTransport
 
 SERVER = ("10.0.0.1", 53)
@@ -268,3 +269,54 @@ async def test_bad_arguments_are_refused(hosts: Hosts) -> None:
         await endpoint(hosts.server, local_addr=SERVER)
     assert caught.value.errno == errno.EADDRINUSE
     await end(server)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@on_every_loop
+async def test_a_broadcast_needs_leave(hosts: Hosts, allowed: bool) -> None:
+    receiver = await endpoint(hosts.server, local_addr=("0.0.0.0", 53))
+    sender = await endpoint(
+        hosts.client, local_addr=("10.0.0.2", 0), allow_broadcast=allowed or None
+    )
+    sender.transport.sendto(b"anybody?", ("10.0.0.255", 53))
+    if allowed:
+        await until(lambda: receiver.received)
+        assert receiver.received == [(b"anybody?", sender.transport.get_extra_info("sockname"))]
+    else:
+        await until(lambda: sender.errors)
+        assert isinstance(sender.errors[0], PermissionError)
+    await end(receiver, sender)
+
+
+@on_every_loop
+async def test_a_broadcast_address_is_a_peer_when_allowed(hosts: Hosts) -> None:
+    """Answers come from other addresses: the socket is not connected."""
+    receiver = await endpoint(hosts.server, local_addr=("0.0.0.0", 53), answer=True)
+    sender = await endpoint(hosts.client, remote_addr=("10.0.0.255", 53), allow_broadcast=True)
+    assert sender.transport.get_extra_info("peername") is None
+    sender.transport.sendto(b"anybody?")
+    await until(lambda: sender.received)
+    assert sender.received == [(b"ANYBODY?", ("10.0.0.1", 53))]
+    await end(receiver, sender)
+
+
+@on_every_loop
+async def test_two_endpoints_share_a_port_when_asked(hosts: Hosts) -> None:
+    first = await endpoint(hosts.server, local_addr=SERVER, reuse_port=True)
+    second = await endpoint(hosts.server, local_addr=SERVER, reuse_port=True)
+    with pytest.raises(OSError, match="in use"):
+        await endpoint(hosts.server, local_addr=SERVER)
+    await end(first, second)
+
+
+@on_every_loop
+async def test_the_scope_of_a_link_local_address_is_kept(hosts: Hosts) -> None:
+    with open_stack("memory", ip="fe80::1/64") as stack:
+        server = await endpoint(stack, local_addr=("fe80::1", 53, 0, 2), answer=True)
+        client = await endpoint(stack, remote_addr=("fe80::1%2", 53))
+        assert server.transport.get_extra_info("sockname") == ("fe80::1", 53, 0, 2)
+        assert client.transport.get_extra_info("peername") == ("fe80::1", 53, 0, 2)
+        client.transport.sendto(b"a")
+        await until(lambda: client.received)
+        assert client.received == [(b"A", ("fe80::1", 53, 0, 2))]
+        await end(server, client)

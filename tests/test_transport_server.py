@@ -15,6 +15,7 @@ from transport_helpers import Hosts, Recorder, Reports, connect, on_every_loop, 
 from vpoll_asyncio import transports
 from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks.base import activated
+from vpoll_asyncio.stacks.memory.stream import StreamSocket
 from vpoll_asyncio.transports import sockops
 
 
@@ -369,3 +370,90 @@ async def test_an_accepted_socket_is_taken_over(hosts: Hosts) -> None:
         await protocol.lost
         assert protocol.data == b"hello"
         assert transport.is_closing()
+
+
+@pytest.mark.parametrize("reuse_address", [None, True, False])
+@on_every_loop
+async def test_a_restart_needs_reuse_address(hosts: Hosts, reuse_address: bool | None) -> None:
+    """The server closes first, so its port is kept a while, as in Linux."""
+    accepted: list[Recorder] = []
+
+    def factory() -> Recorder:
+        accepted.append(Recorder())
+        return accepted[-1]
+
+    server = await serve(hosts, factory, reuse_address=reuse_address)
+    client = await dial(hosts)
+    await until(lambda: accepted and accepted[0].transport)
+    server.close_clients()
+    server.close()
+    await client.lost
+    await server.wait_closed()
+    if reuse_address is False:
+        with pytest.raises(OSError, match="address already in use") as caught:
+            await serve(hosts, reuse_address=reuse_address)
+        assert caught.value.errno == errno.EADDRINUSE
+    else:
+        again = await serve(hosts, reuse_address=reuse_address)
+        again.close()
+        await again.wait_closed()
+
+
+@on_every_loop
+async def test_two_servers_share_a_port_when_asked(hosts: Hosts) -> None:
+    first = await serve(hosts, reuse_port=True)
+    second = await serve(hosts, reuse_port=True)
+    with pytest.raises(OSError, match="address already in use"):
+        await serve(hosts)
+    clients = [await dial(hosts) for _ in range(3)]
+    for server in (first, second):
+        server.close()
+    for client in clients:
+        client.transport.abort()
+        await client.lost
+    for server in (first, second):
+        await server.wait_closed()
+
+
+@on_every_loop
+async def test_reuse_port_is_refused_where_there_is_none(hosts: Hosts) -> None:
+    without = OSError(errno.ENOPROTOOPT, "Protocol not available")
+    with (
+        mock.patch.object(StreamSocket, "do_setsockopt", side_effect=without),
+        pytest.raises(ValueError, match="reuse_port is not supported by the memory stack"),
+    ):
+        await serve(hosts, reuse_port=True)
+
+
+@pytest.mark.parametrize("keep_alive", [None, False, True])
+@on_every_loop
+async def test_connections_are_kept_alive_when_asked(hosts: Hosts, keep_alive: bool | None) -> None:
+    accepted: list[Recorder] = []
+
+    def factory() -> Recorder:
+        accepted.append(Recorder())
+        return accepted[-1]
+
+    server = await serve(hosts, factory, keep_alive=keep_alive)
+    client = await dial(hosts)
+    await until(lambda: accepted and accepted[0].transport)
+    ends = [server.sockets[0], accepted[0].transport.get_extra_info("socket")]
+    for sock in ends:
+        kept = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert kept == bool(keep_alive)
+    server.close()
+    client.transport.abort()
+    await client.lost
+    await server.wait_closed()
+
+
+@on_every_loop
+async def test_the_backlog_is_the_listener_s(hosts: Hosts) -> None:
+    server = await serve(hosts, backlog=0, start_serving=False)
+    with mock.patch.object(
+        UserSocket, "listen", autospec=True, side_effect=UserSocket.listen
+    ) as listen:
+        await server.start_serving()
+    assert [call.args[1] for call in listen.call_args_list] == [0]
+    server.close()
+    await server.wait_closed()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from . import transports
+from .relay import is_uvloop
 from .sockets import UserSocket
 from .stacks.base import Stack
 from .stacks.current import current_stack
@@ -28,6 +30,35 @@ __all__ = [
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 _Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
+
+
+class _TlsOnAnyTransport:
+    """A loop of uvloop's own, whose `start_tls` takes no transports but uvloop's.
+
+    `asyncio.StreamWriter` asks its loop to start TLS.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._own = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    async def start_tls(
+        self, transport: Any, protocol: asyncio.BaseProtocol, sslcontext: Any, **options: Any
+    ) -> Any:
+        start: Any = self._own.start_tls
+        if isinstance(transport.get_extra_info("socket"), transports.SocketView):
+            start = functools.partial(transports.start_tls, self._own)
+        return await start(transport, protocol, sslcontext, **options)
+
+
+def _loop_for_streams(loop: asyncio.AbstractEventLoop) -> Any:
+    """Return `loop` as streams are to have it."""
+    # Loops of this package take our transports.
+    own = hasattr(loop, "attach_stack")
+    return _TlsOnAnyTransport(loop) if is_uvloop(loop) and not own else loop
+
 
 # asyncio's own limit of what a StreamReader buffers.
 _LIMIT: Final = 2**16
@@ -158,9 +189,10 @@ async def open_connection(
     """
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=limit, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    streams_loop = _loop_for_streams(loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=streams_loop)
     transport, _ = await create_connection(lambda: protocol, host, port, stack=stack, **options)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, streams_loop)
 
 
 async def start_server(
@@ -181,9 +213,10 @@ async def start_server(
     limit -- bytes that each reader buffers before it stops the sender
     """
     loop = asyncio.get_running_loop()
+    streams_loop = _loop_for_streams(loop)
 
     def factory() -> asyncio.StreamReaderProtocol:
         reader = asyncio.StreamReader(limit=limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, client_connected_cb, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, client_connected_cb, loop=streams_loop)
 
     return await create_server(factory, host, port, stack=stack, **options)

@@ -30,13 +30,17 @@ def resolve(
 ) -> list[AddrInfo]:
     """Return the stack's answers for the ``(host, port)`` that `address` begins with.
 
-    Raises `socket.gaierror`, OSError (ENETDOWN) when the stack is closed.
+    The flow information and scope id of a numeric IPv6 `address` are kept.  Raises
+    `socket.gaierror`, OSError (ENETDOWN) when the stack is closed.
     """
     stack.refuse_closed()
     host, port = address[:2]
     infos = stack.getaddrinfo(host, port, family=family, type=kind, proto=proto, flags=flags)
     if not infos:
         raise OSError("getaddrinfo() returned empty list")
+    if len(address) > 2 and infos[0][0] == socket.AF_INET6 and infos[0][4][0] == host:
+        flow, scope = (*address[2:], 0)[:2]
+        infos = [(*info[:4], (host, int(info[4][1]), flow, scope)) for info in infos]
     return infos
 
 

@@ -16,7 +16,7 @@ from .alive import attach
 from .base import SocketTransport, logger
 from .connect import resolve
 from .errors import RETRY, stack_down, user_socket
-from .sockops import sock_connect
+from .sockops import set_reuse_port, sock_connect
 
 __all__ = ["DatagramTransport", "create_datagram_endpoint"]
 
@@ -218,7 +218,7 @@ async def _endpoint_socket(
     try:
         sock.setblocking(False)
         if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            set_reuse_port(sock)
         if allow_broadcast:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         if local is not None:
@@ -248,8 +248,9 @@ async def create_datagram_endpoint(
     """Make a datagram socket on `stack`, or use `sock`; return (transport, protocol).
 
     As `asyncio.loop.create_datagram_endpoint`.  Raises OSError (EADDRINUSE …),
-    `socket.gaierror`, ValueError for arguments that exclude each other; OSError
-    (ENETDOWN) when the stack is closed, TypeError for a kernel socket.
+    `socket.gaierror`, ValueError for arguments that exclude each other, and for
+    `reuse_port` on a stack that has none; OSError (ENETDOWN) when the stack is closed,
+    TypeError for a kernel socket.
     """
     remote = None
     if sock is not None:

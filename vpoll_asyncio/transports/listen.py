@@ -16,6 +16,7 @@ from .base import logger
 from .connect import resolve
 from .errors import user_socket
 from .server import Server
+from .sockops import set_reuse_port
 from .tls import check_ssl_arguments
 
 __all__ = ["create_server"]
@@ -47,7 +48,7 @@ def _bound_socket(
         elif reuse_address is None:
             _set_if_known(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR)
         if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            set_reuse_port(sock)
         if keep_alive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if family == socket.AF_INET6:
@@ -113,8 +114,8 @@ async def create_server(
     As `asyncio.loop.create_server`: `host` may be several, or None or "" for all
     addresses of every family that the stack supports; names are the stack's.  Raises
     OSError (EADDRINUSE, EADDRNOTAVAIL …), `socket.gaierror`, ValueError for arguments
-    that exclude each other; OSError (ENETDOWN) when the stack is closed, TypeError for
-    a kernel socket.
+    that exclude each other, and for `reuse_port` on a stack that has none; OSError
+    (ENETDOWN) when the stack is closed, TypeError for a kernel socket.
     """
     if isinstance(ssl, bool):
         raise TypeError("ssl argument must be an SSLContext or None")

@@ -22,6 +22,7 @@ from .alive import attach, drop, hold
 from .errors import RETRY, closed_error, pending_error
 
 __all__ = [
+    "set_reuse_port",
     "sock_accept",
     "sock_connect",
     "sock_recv",
@@ -46,6 +47,18 @@ def _check(loop: asyncio.AbstractEventLoop, sock: UserSocket) -> None:
         raise ValueError("the socket must be non-blocking")
     if sock.vpoll.closed:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def set_reuse_port(sock: UserSocket) -> None:
+    """Set SO_REUSEPORT.  Raises ValueError, as asyncio does, where there is no such option."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
+            raise
+        raise ValueError(
+            f"reuse_port is not supported by the {sock.stack.name} stack: leave it out"
+        ) from exc
 
 
 class _Waiting:

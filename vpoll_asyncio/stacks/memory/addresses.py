@@ -18,12 +18,16 @@ from ...sockaddr import Address
 __all__ = [
     "ANY",
     "ANY6",
+    "LINK",
     "Interface",
+    "destination",
     "external",
     "internal",
+    "is_link_local",
     "is_loopback",
     "is_multicast",
     "is_six",
+    "local",
     "oserror",
     "overlap",
     "parse_interface",
@@ -31,6 +35,9 @@ __all__ = [
 
 ANY: Final = "0.0.0.0"
 ANY6: Final = "::"
+
+LINK: Final = 2
+"""The scope id of link-local addresses: a host has one interface besides its loopback."""
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -76,6 +83,45 @@ def internal(family: int, address: Address) -> tuple[str, int]:
 
 
 @functools.lru_cache(32)
+def local(family: int, address: Address) -> tuple[str, int]:
+    """Return `internal` of an address for bind(2).
+
+    Raises OSError for a link-local address: EINVAL without a scope, ENODEV for one that
+    is no interface's.
+    """
+    host, port = internal(family, address)
+    if is_link_local(host):
+        scope = _scope(address)
+        if not scope:
+            raise oserror(errno.EINVAL)
+        if scope != LINK:
+            raise oserror(errno.ENODEV)
+    return host, port
+
+
+def destination(family: int, address: Address, connecting_from: str = "") -> tuple[str, int]:
+    """Return `internal` of an address to send to, or to connect to.
+
+    connecting_from -- for connect(2), the socket's local address
+
+    Raises OSError for a link-local address: ENETUNREACH for a scope that is no
+    interface's, and EINVAL when connect(2) is given none, and none follows from the
+    local address.
+    """
+    host, port = internal(family, address)
+    if is_link_local(host):
+        scope = _scope(address)
+        if not scope and connecting_from and not is_link_local(connecting_from):
+            raise oserror(errno.EINVAL)
+        if scope not in (0, LINK):
+            raise oserror(errno.ENETUNREACH)
+    return host, port
+
+
+def _scope(address: Address) -> int:
+    return address[3] if len(address) == 4 else 0
+
+
 def external(family: int, host: str, port: int) -> Address:
     """Return (host, port) as a socket of `family` is told.
 
@@ -84,12 +130,19 @@ def external(family: int, host: str, port: int) -> Address:
     """
     if family == socket.AF_INET:
         return host, port
+    if is_link_local(host):
+        return host, port, 0, LINK
     return (host if ":" in host else f"::ffff:{host}"), port, 0, 0
 
 
 def is_six(host: str) -> bool:
     """Return whether `host`, in this network's form, is an IPv6 address."""
     return ":" in host
+
+
+def is_link_local(host: str) -> bool:
+    """Return whether `host` is an IPv6 address of fe80::/10, of which each link has its own."""
+    return host[:2] == "fe" and host[2:3] in tuple("89ab") and host[4:5] == ":"
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...sockaddr import Address
 from ...sockets import UserSocket
 from ...sockhooks import Data
-from .addresses import external, internal, oserror
+from .addresses import destination, external, local, oserror
 from .options import as_int, get_common, linger_bytes, linger_value, set_common
 from .pcb import RCV, SND, Pcb, publish
 from .udp import Datagram, DatagramPcb
@@ -92,7 +92,7 @@ class DatagramSocket(UserSocket):
         touched: list[Pcb] = []
         if flags & _OOB:
             raise oserror(errno.EOPNOTSUPP)
-        target = None if address is None else internal(self.family, address)
+        target = None if address is None else destination(self.family, address)
         try:
             with pcb.lock:
                 pcb.check_up()
@@ -105,13 +105,13 @@ class DatagramSocket(UserSocket):
         pcb = self.pcb
         with pcb.lock:
             pcb.check_up()
-            pcb.bind(*internal(self.family, address))
+            pcb.bind(*local(self.family, address))
 
     def do_connect(self, address: Address) -> None:
         pcb = self.pcb
         with pcb.lock:
             pcb.check_up()
-            pcb.connect(*internal(self.family, address))
+            pcb.connect(*destination(self.family, address, pcb.laddr))
 
     def do_shutdown(self, how: int) -> None:
         pcb = self.pcb

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from ..base import Stack
-from .addresses import oserror, parse_interface
+from .addresses import LINK, is_link_local, oserror, parse_interface
 from .datagram import DatagramSocket
 from .network import Host, network
 from .opening import StreamPcb
@@ -118,7 +118,7 @@ class MemoryStack(Stack):
                     socket.AddressFamily(family), (4, 6)
                 )
                 addresses = [
-                    str(interface.ip)
+                    _with_scope(str(interface.ip))
                     for interface in found.interfaces
                     if interface.version in versions
                 ]
@@ -162,6 +162,10 @@ class MemoryStack(Stack):
 
 def _several(value: str | Sequence[str]) -> Sequence[str]:
     return (value,) if isinstance(value, str) else value
+
+
+def _with_scope(address: str) -> str:
+    return f"{address}%{LINK}" if is_link_local(address) else address
 
 
 def _gateway(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...sockaddr import Address
 from ...sockets import UserSocket
 from ...sockhooks import Data
-from .addresses import external, internal, oserror
+from .addresses import destination, external, local, oserror
 from .opening import StreamPcb
 from .options import as_int, get_common, linger_bytes, linger_value, set_common
 from .pcb import RCV, SND, Pcb, publish
@@ -84,7 +84,7 @@ class StreamSocket(UserSocket):
         pcb = self.pcb
         with pcb.lock:
             pcb.check_up()
-            pcb.bind(*internal(self.family, address))
+            pcb.bind(*local(self.family, address))
 
     def do_listen(self, backlog: int) -> None:
         pcb = self.pcb
@@ -114,7 +114,7 @@ class StreamSocket(UserSocket):
         try:
             with pcb.lock:
                 pcb.check_up()
-                pcb.connect(*internal(self.family, address), touched)
+                pcb.connect(*destination(self.family, address, pcb.laddr), touched)
         finally:
             publish(*touched)
 
