@@ -391,3 +391,29 @@ async def test_a_wait_that_only_its_task_knows_of_survives_collection(hosts: Hos
         await sockops.sock_sendall(loop(), client, b"still here")
         await until(lambda: done)
         assert done == [b"still here"]
+
+
+@pytest.mark.parametrize("loop_factory", LOOPS[2:])
+def test_our_loops_have_the_datagram_methods(loop_factory: LoopFactory) -> None:
+    hosts = Hosts()
+
+    async def main() -> None:
+        with (
+            new_socket(hosts.server, socket.SOCK_DGRAM) as server,
+            new_socket(hosts.client, socket.SOCK_DGRAM) as client,
+        ):
+            server.bind(("10.0.0.1", 53))
+            waiting = asyncio.ensure_future(loop().sock_recvfrom(server, 100))
+            await turns(1)
+            assert await loop().sock_sendto(client, b"query", ("10.0.0.1", 53)) == 5
+            data, address = await waiting
+            assert (data, address[0]) == (b"query", "10.0.0.2")
+            await loop().sock_sendto(server, b"reply", address)
+            buffer = bytearray(9)
+            assert await loop().sock_recvfrom_into(client, buffer, 3) == (3, ("10.0.0.1", 53))
+            assert buffer == b"rep" + bytes(6)
+
+    try:
+        run_on(loop_factory, main, [])
+    finally:
+        hosts.close()
