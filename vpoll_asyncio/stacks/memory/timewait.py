@@ -59,18 +59,22 @@ class TimeWaits:
 
     def add(self, ended: Connection) -> None:
         """Keep the port that `ended` has held, after its end."""
+        records = self._records
+        if len(records) >= MOST:
+            self.expire()
+            if len(records) >= MOST:
+                return
         key = (ended.laddr, ended.held, ended.raddr, ended.rport)
-        self.remove(key)
-        self.expire()
-        if len(self._records) >= MOST:
-            return
+        if key in records:
+            # Its FIN has been waited for, and the minute begins anew.
+            self.remove(key)
         record = TimeWait(ended, time.monotonic() + SECONDS)
-        self._records[key] = record
+        records[key] = record
         self._ports.add(record, record.lport)
 
     def remove(self, key: Key) -> None:
         """Forget the record of that connection, if there is one."""
-        record = self._records.pop(key, None)
+        record = self._records.pop(key, None) if self._records else None
         if record is not None:
             self._ports.remove(record, record.lport)
 
