@@ -180,4 +180,4 @@ class Streams(Differential):
 
 
 TestStreams = Streams.TestCase
-TestStreams.settings = program(30)
+TestStreams.settings = program(60)

@@ -136,4 +136,4 @@ class Datagrams(Differential):
 
 
 TestDatagrams = Datagrams.TestCase
-TestDatagrams.settings = program(30)
+TestDatagrams.settings = program(60)

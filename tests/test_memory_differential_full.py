@@ -161,4 +161,4 @@ class Full(Differential):
 
 
 TestFull = Full.TestCase
-TestFull.settings = program(20)
+TestFull.settings = program(40)

@@ -186,4 +186,4 @@ class Ports(Differential):
 
 
 TestPorts = Ports.TestCase
-TestPorts.settings = program(30)
+TestPorts.settings = program(60)
