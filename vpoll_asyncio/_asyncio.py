@@ -26,16 +26,18 @@ class FlowControl(transports._FlowControlMixin):
     """Flow control as asyncio's own transports have it: loop.sendfile and TLS look for this.
 
     What the constructors above would do, without the calls; and ``get_extra_info`` is its
-    subclasses'.
+    subclasses', which have a ``__dict__``.
     """
 
     __slots__ = ()
 
+    # Most connections never change them; they hide the slots of the class above.
+    _protocol_paused = False
+    _high_water = 64 * 1024
+    _low_water = 16 * 1024
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._protocol_paused = False
-        self._high_water = 64 * 1024
-        self._low_water = 16 * 1024
 
 
 # What loop.sendfile of a stock loop looks for: a transport that is written to block by block.

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from .sockaddr import Address
     from .sockets import UserSocket
 
-__all__ = ["Data", "SocketHooks", "would_block"]
+__all__ = ["Data", "SocketHooks", "StreamStart", "would_block"]
 
 Data = bytes | memoryview
 """What `SocketHooks.do_send` is given: bytes as they are, all else as a flat view."""
+
+StreamStart = tuple[
+    Callable[[int], bytes], Callable[[Data, int, None], int], "Address | None", "Address | None"
+]
+"""Two functions as of `SocketHooks.stream_calls`, then the local and the peer's address."""
 
 
 class SocketHooks:
@@ -57,6 +62,32 @@ class SocketHooks:
         """
         return self.do_recv_some, self.do_send
 
+    def begin_stream(self, peername: Address | None) -> StreamStart:
+        """Return what a stream's transport asks for once, and set TCP_NODELAY.
+
+        peername -- what is known of the peer's address already, by accept(2)
+
+        It is what the other hooks say unless a stack has a shorter way.  Raises nothing: an
+        address that cannot be told is None.
+        """
+        receive, send = self.stream_calls()
+        try:
+            self.do_setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass
+        sockname, peer = self.names()
+        return receive, send, sockname, peer if peername is None else peername
+
+    def names(self) -> tuple[Address | None, Address | None]:
+        """Return the local and the peer's address, None for what cannot be told."""
+        found: list[Address | None] = []
+        for ask in (self.do_getsockname, self.do_getpeername):
+            try:
+                found.append(ask())
+            except OSError:
+                found.append(None)
+        return found[0], found[1]
+
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
         """Return (data, msg_flags, sender); streams have no sender.
 
@@ -94,6 +125,17 @@ class SocketHooks:
         tell; OSError (EISCONN, EALREADY, ECONNREFUSED …).
         """
         self._unsupported("connect")
+
+    def begin_connect(self, address: Address) -> bool:
+        """Begin to connect as `do_connect`, which it calls unless a stack has a shorter way.
+
+        Returns whether that is done; False stands for BlockingIOError.
+        """
+        try:
+            self.do_connect(address)
+        except (BlockingIOError, InterruptedError):
+            return False
+        return True
 
     def do_finish_connect(self) -> int:
         """Return the errno with which the attempt begun by `do_connect` ended, 0 for success.

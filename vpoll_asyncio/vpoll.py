@@ -28,7 +28,7 @@ from .backends.base import Mirror
 from .backends.forks import FORKS
 from .backends.openfile import NOBODY, OpenFile
 from .backends.virtual import VirtualMirror, number_of
-from .events import ADD, ALWAYS, DEL, IN, KEPT, OUT, EventMask, check_mask
+from .events import ADD, ALWAYS, DEL, IN, KEPT, OUT, REFUSED, EventMask, check_mask
 from .hot.vpoll import VPollState, Waiter
 from .sleeper import Sleeper
 
@@ -76,7 +76,9 @@ class VPoll(VPollState):
     ) -> None:
         self.file = None
         self._fd = -1
-        mask = check_mask(events)
+        mask = events
+        if mask.__class__ is not int or mask & REFUSED:
+            mask = check_mask(mask)
         if need is not _DEFAULT_NEED:
             need = check_mask(need)
         chosen = None if backend is None else by_name(backend)

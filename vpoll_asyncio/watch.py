@@ -12,7 +12,7 @@ import contextvars
 from collections.abc import Callable
 from typing import Protocol
 
-from .events import ALWAYS, check_mask
+from .events import ALWAYS, REFUSED, bad_mask
 from .hot.relay import WatchState
 from .relay import Relay, relay_of
 from .vpoll import VPoll
@@ -68,14 +68,29 @@ class Watch(WatchState):
         self.context = contextvars.copy_context() if context is None else context
         # Debug mode times and names handles: there each watch has one of its own.
         self.relay = Relay(loop, label or callback) if loop.get_debug() else relay_of(loop)
-        vpoll.add_waiter(self)
-        self.set_interest(interest)
+        file = vpoll.file
+        alone = (self,)
+        # As `VPoll.add_waiter`, which most vpolls hear of once.
+        if file is not None and file.waiters == ():
+            file.waiters = alone
+        else:
+            vpoll.add_waiter(self)
+        if interest:
+            self.set_interest(interest)
 
     def set_interest(self, interest: int) -> None:
         """Watch for `interest` from now on; 0 pauses.  Raises ValueError for a bad mask."""
-        self.wanted = check_mask(interest) and interest | ALWAYS
-        if self.wanted and self.vpoll.file is not None:
-            self(self.vpoll.peek())
+        if interest & REFUSED:
+            raise bad_mask(interest)
+        if not interest:
+            self.wanted = 0
+            return
+        self.wanted = wanted = int(interest) | ALWAYS
+        file = self.vpoll.file
+        if file is not None:
+            mask = file.mask if file.pending is None else self.vpoll.peek()
+            if mask & wanted:
+                self(mask)
 
     @property
     def interest(self) -> int:
@@ -85,7 +100,9 @@ class Watch(WatchState):
     def cancel(self) -> None:
         """End the watch: no call comes any more once this returns in the loop's thread."""
         self.wanted = 0
-        self.vpoll.remove_waiter(self)
+        file = self.vpoll.file
+        if file is not None and file.waiters:
+            self.vpoll.remove_waiter(self)
 
     def vpoll_closed(self) -> None:
         self.wanted = 0

@@ -29,13 +29,6 @@ TERMINAL = ERR | HUP
 READ = IN | RDHUP
 
 
-def _answer(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except OSError:
-        return None
-
-
 class SocketTransport(FlowControl):
     """A transport over a user socket, on any loop, without a descriptor.
 
@@ -65,11 +58,11 @@ class SocketTransport(FlowControl):
         sock: UserSocket,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None = None,
-        peername: Any = None,
+        names: tuple[Any, Any] = (None, None),
         server: Server | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
-        super().__init__(loop)
+        self._loop = loop
         self._sock = sock
         self._context = contextvars.copy_context() if context is None else context
         self._server = server
@@ -84,10 +77,9 @@ class SocketTransport(FlowControl):
         self._interest = 0
         self._view: SocketView | None = None
         # As they are now: a connection that has ended has no peer any more.
-        self._sockname = _answer(sock.getsockname)
-        self._peername = _answer(sock.getpeername) if peername is None else peername
-        self.set_protocol(protocol)
+        self._sockname, self._peername = names
         self._watch = Watch(loop, sock.vpoll, 0, self._ready, context=self._context, owner=self)
+        self.set_protocol(protocol)
         self._closed = False
         hold(loop, self)
         if server is not None:
@@ -142,10 +134,13 @@ class SocketTransport(FlowControl):
                 # Nothing but what is always reported.
                 interest = ERR
         if interest != self._interest:
-            self._interest = interest
-            # Reading is what connections do most of their time.
-            self._watch.callback = self._reader if interest == READ else self._ready
-            self._watch.set_interest(interest)
+            self._watch_for(interest)
+
+    def _watch_for(self, interest: int) -> None:
+        self._interest = interest
+        # Reading is what connections do most of their time.
+        self._watch.callback = self._reader if interest == READ else self._ready
+        self._watch.set_interest(interest)
 
     def _ready(self, mask: int) -> None:
         interest = self._interest

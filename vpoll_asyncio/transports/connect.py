@@ -17,7 +17,7 @@ from ..stacks.base import AddrInfo, Stack
 from .alive import attach
 from .base import logger
 from .errors import user_socket
-from .sockops import sock_connect
+from .sockops import begin_connect, finish_connect
 from .tls import check_ssl_arguments, make_stream
 
 __all__ = ["connect_accepted_socket", "create_connection", "resolve"]
@@ -96,7 +96,8 @@ async def _connect_one(
         sock.setblocking(False)
         if local_infos is not None:
             _bind_local(sock, local_infos, own)
-        await sock_connect(loop, sock, address)
+        if not begin_connect(sock, address):
+            await finish_connect(loop, sock, address)
         return sock
     except OSError as exc:
         own.append(exc)
@@ -185,11 +186,12 @@ async def create_connection(
         if not host:
             raise ValueError("You must set server_hostname when using ssl without a host")
         server_hostname = host.decode("idna") if isinstance(host, bytes) else host
-    check_ssl_arguments(
-        ssl,
-        ssl_handshake_timeout=ssl_handshake_timeout,
-        ssl_shutdown_timeout=ssl_shutdown_timeout,
-    )
+    if not ssl:
+        check_ssl_arguments(
+            ssl,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
     if happy_eyeballs_delay is not None and interleave is None:
         interleave = 1
     if host is not None or port is not None:

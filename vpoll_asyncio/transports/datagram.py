@@ -50,7 +50,7 @@ class DatagramTransport(SocketTransport, asyncio.DatagramTransport):
         self._buffer: collections.deque[tuple[bytes, Any]] = collections.deque()
         self._buffer_size = 0
         self._reader = self._receive
-        super().__init__(loop, sock, protocol, waiter)
+        super().__init__(loop, sock, protocol, waiter, sock.names())
         self._connected = bool(self.get_extra_info("peername"))
 
     def _receive(self, mask: int) -> None:

@@ -22,6 +22,8 @@ from .alive import attach, drop, hold
 from .errors import RETRY, closed_error, pending_error
 
 __all__ = [
+    "begin_connect",
+    "finish_connect",
     "set_reuse_port",
     "sock_accept",
     "sock_connect",
@@ -196,20 +198,30 @@ async def sock_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, addres
     """
     _check(loop, sock)
     attach(loop, sock.stack)
-    target = sock.resolve_address(address, "connect")
-    try:
-        sock.do_connect(target)
-        return
-    except RETRY:
-        pass
+    if not begin_connect(sock, address):
+        await finish_connect(loop, sock, address)
+
+
+def begin_connect(sock: UserSocket, address: Any) -> bool:
+    """Begin to connect to `address`; return whether the connection is made already.
+
+    If not, `finish_connect` is to be awaited.  Raises as `sock_connect` does.
+    """
+    if sock.begin_connect(sock.resolve_address(address, "connect")):
+        return True
     # Where the stack has the answer at once, the kernel's connect(2) would wait for nothing.
+    # Neither ERR nor HUP: SO_ERROR has nothing to tell.
+    return sock.vpoll.peek() & (OUT | _TERMINAL) == OUT
+
+
+async def finish_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, address: Any) -> None:
+    """Wait for the end of what `begin_connect` has begun.  Raises what it ends with."""
     seen = sock.vpoll.peek() & (OUT | _TERMINAL)
     if not seen:
         seen = await wait_ready(loop, sock, OUT)
         if sock.vpoll.closed:
             raise closed_error()
     if seen == OUT:
-        # Neither ERR nor HUP: SO_ERROR has nothing to tell.
         return
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:

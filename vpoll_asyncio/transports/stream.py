@@ -63,27 +63,24 @@ class StreamTransport(SocketTransport):
         self._file_sender: asyncio.Task[Any] | None = None
         # Not everybody may write: `write_eof` was called, or a file is being sent.
         self._guarded = False
-        receive, send = sock.stream_calls()
-        self._io = StreamIO(self, send, receive, self.max_size)
-        self._reader = self._io.read
+        receive, send, sockname, peername = sock.begin_stream(peername)
+        self._io = io = StreamIO(self, send, receive, self.max_size)
         # The class has the method, the object the way without a detour.
-        self.write = self._io.write  # type: ignore[method-assign]
-        super().__init__(loop, sock, protocol, waiter, peername, server, context)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
-            pass
+        self.write = io.write  # type: ignore[method-assign]
+        super().__init__(loop, sock, protocol, waiter, (sockname, peername), server, context)
 
     # Reading.
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        self._protocol = protocol
         self._io.protocol = protocol  # type: ignore[assignment]
+        self._buffered = buffered = isinstance(protocol, asyncio.BufferedProtocol)
         self._reader = self._read_into_buffer if buffered else self._io.read
-        super().set_protocol(protocol)
-        if self._interest == READ:
-            self._watch.callback = self._reader
-        self._io.reading = bool(self._interest & IN) and not buffered
+        interest = self._interest
+        if interest:
+            if interest == READ:
+                self._watch.callback = self._reader
+            self._io.reading = interest & IN != 0 and not buffered
 
     def _ready(self, mask: int) -> None:
         interest = self._interest
@@ -213,9 +210,20 @@ class StreamTransport(SocketTransport):
             self._fatal_error(exc, "Fatal write error on socket transport")
 
     def _refresh(self) -> None:
-        super()._refresh()
-        self._io.reading = bool(self._interest & IN) and self._reader == self._io.read
-        self._allow_direct()
+        # All in one: every connection comes here four times.
+        if self._conn_lost:
+            interest = 0
+        else:
+            interest = OUT if self._buffer else 0
+            if self._started and not (self._paused or self._closing or self._ended):
+                interest |= READ
+            if not interest and not self._deaf:
+                interest = ERR
+        if interest != self._interest:
+            self._watch_for(interest)
+        io = self._io
+        io.reading = interest & IN != 0 and not self._buffered
+        io.direct = not (self._buffer or self._full or self._conn_lost or self._guarded)
 
     def _allow_direct(self) -> None:
         self._io.direct = not (self._buffer or self._full or self._conn_lost or self._guarded)

@@ -73,9 +73,9 @@ async def make_stream(
     With `ssl`, once the handshake is done.  Raises what that ends with.
     """
     sock.setblocking(False)
-    waiter: asyncio.Future[None] = loop.create_future()
     transport: asyncio.Transport
     if ssl:
+        waiter: asyncio.Future[None] = loop.create_future()
         transport = make_tls(
             loop,
             sock,
@@ -88,9 +88,13 @@ async def make_stream(
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
     else:
-        transport = StreamTransport(loop, sock, protocol, waiter)
+        transport = StreamTransport(loop, sock, protocol)
     try:
-        await waiter
+        if ssl:
+            await waiter
+        else:
+            # The loop runs in order what it was asked to run: first `connection_made`.
+            await asyncio.sleep(0)
     except BaseException:
         transport.close()
         raise

@@ -158,6 +158,8 @@ class Host:
 
     def source(self, destination: str) -> str:
         """Return the local address from which `destination`, which has a route, is reached."""
+        if destination == "127.0.0.1":
+            return destination
         if is_loopback(destination):
             return "::1" if is_six(destination) else "127.0.0.1"
         if destination in self._own:

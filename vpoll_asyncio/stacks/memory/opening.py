@@ -51,23 +51,27 @@ class StreamPcb(Transfer):
 
     def connect(self, address: str, port: int, touched: Touched) -> None:
         """Begin to connect; always raises unless an earlier attempt has succeeded."""
-        if self.phase == CONNECTED:
-            raise oserror(errno.EISCONN)
-        if self.phase == CONNECTING:
-            if self.state == SYN_SENT:
-                raise oserror(errno.EALREADY)
-            self.finish_connect(touched)
-            return
-        if self.phase == DISCONNECTING:
-            raise oserror(errno.EINVAL)
+        if not self.begin(address, port, touched):
+            raise oserror(errno.EINPROGRESS)
+
+    def begin(self, address: str, port: int, touched: Touched) -> bool:
+        """Begin to connect; return whether an earlier attempt has succeeded."""
+        if self.phase != UNCONNECTED:
+            self._begin_again(touched)
+            return True
         if self.state != CLOSE:
             raise oserror(errno.EISCONN)
-        address = self.named(address)
-        self.check_mapped(address)
-        self.check_native(address)
-        target = self.host.route(address)
-        if self.host.is_broadcast(address) or is_multicast(address):
-            raise oserror(errno.ENETUNREACH)
+        target: Host | None
+        if address == "127.0.0.1" and not self.six:
+            # What the rest comes to, most often.
+            target = self.host
+        else:
+            address = self.named(address)
+            self.check_mapped(address)
+            self.check_native(address)
+            target = self.host.route(address)
+            if self.host.is_broadcast(address) or is_multicast(address):
+                raise oserror(errno.ENETUNREACH)
         self._choose_local(address, port)
         self.raddr = address
         self.rport = port
@@ -80,7 +84,16 @@ class StreamPcb(Transfer):
         if self not in touched:
             self.refresh()
             touched.append(self)
-        raise oserror(errno.EINPROGRESS)
+        return False
+
+    def _begin_again(self, touched: Touched) -> None:
+        if self.phase == CONNECTED:
+            raise oserror(errno.EISCONN)
+        if self.phase == DISCONNECTING:
+            raise oserror(errno.EINVAL)
+        if self.state == SYN_SENT:
+            raise oserror(errno.EALREADY)
+        self.finish_connect(touched)
 
     def finish_connect(self, touched: Touched) -> None:
         """Take the result of an attempt that has ended (inet_stream_connect)."""
@@ -108,7 +121,7 @@ class StreamPcb(Transfer):
         else:
             self.host.waits.expire()
             table = self.host.streams
-            lport = table.choose(lambda candidate: not table.users(candidate))
+            lport = table.unused()
             if not lport:
                 lport = table.choose(
                     lambda candidate: (
@@ -139,7 +152,8 @@ class StreamPcb(Transfer):
         listener = _find_listener(target, self)
         if listener is None:
             self.receive_reset(touched)
-        elif listener.full():
+        elif len(listener.queue) > listener.backlog:  # type: ignore[arg-type]
+            # As `full` has it.
             listener.syns.append(self)  # type: ignore[union-attr]
             self.server = listener
         else:
@@ -250,6 +264,8 @@ def _find_listener(target: Host, knocking: StreamPcb) -> StreamPcb | None:
     users = target.listeners.get(knocking.rport)
     if not users:
         return None
+    if len(users) == 1 and users[0].laddr == knocking.raddr:
+        return users[0]
     found = target.streams.match(users, knocking.raddr)
     if not found:
         return None

@@ -167,6 +167,10 @@ def _single(name: int, value: int) -> dict[tuple[int, int], int | bytes]:
     return {(_TCP, name): value}
 
 
+JUST_NODELAY: Final = _single(socket.TCP_NODELAY, 1)
+"""What a transport sets, where nothing else has been set."""
+
+
 def linger_value(value: int | bytes) -> tuple[int, int]:
     """Return (on, seconds) of a ``struct linger``.  Raises OSError (EINVAL)."""
     if isinstance(value, int) or len(value) < 8:

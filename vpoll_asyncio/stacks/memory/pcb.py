@@ -191,8 +191,15 @@ def publish(*blocks: Pcb) -> None:
         mask = -1
         try:
             while pcb.mask != mask:
-                mask = pcb.mask
-                vpoll.set_events(mask)
+                file = vpoll.file
+                if file is None or file.pending is not None:
+                    mask = pcb.mask
+                    vpoll.set_events(mask)
+                else:
+                    # The same without a call, as in `PipeState.send`.
+                    mask = file.mask = pcb.mask
+                    for waiter in file.waiters:
+                        waiter(mask)
         except OSError as exc:
             # The socket has been closed meanwhile: nobody waits any more.  Or its kernel
             # object is gone, of which its own waiters, and not its peer, have been told.

@@ -93,7 +93,7 @@ class PortTable(Generic[_P]):
             if self.conflict(pcb, port):
                 raise oserror(errno.EADDRINUSE)
         else:
-            port = self.choose(lambda candidate: not self.users(candidate))
+            port = self.unused()
             if not port:
                 port = self.choose(lambda candidate: not self._overlapped(pcb, candidate))
             if not port:
@@ -105,6 +105,14 @@ class PortTable(Generic[_P]):
         return any(
             overlap(pcb.laddr, pcb.v6only, other.laddr, other.v6only) for other in self.users(port)
         )
+
+    def unused(self) -> int:
+        """Return the next ephemeral port that nobody holds, 0 when there is none."""
+        port = EPHEMERAL[self._next]
+        if port in self._one or port in self._several:
+            return self.choose(lambda candidate: not self.users(candidate))
+        self._next = (self._next + 1) % len(EPHEMERAL)
+        return port
 
     def choose(self, free: Callable[[int], bool]) -> int:
         """Return the next ephemeral port for which `free` is true, 0 when none is."""

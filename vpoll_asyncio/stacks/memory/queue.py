@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ...hot.pipe import Chunk
 from .pcb import Pcb
-
-if TYPE_CHECKING:
-    from .network import Host
 
 __all__ = ["URG_READ", "URG_VALID", "StreamQueue"]
 
@@ -27,11 +24,10 @@ class StreamQueue(Pcb):
 
     __slots__ = ("oobinline", "urg_at", "urg_byte")
 
-    def __init__(self, host: Host, six: bool) -> None:
-        super().__init__(host, six)
-        self.urg_at = 0
-        self.urg_byte = b""
-        self.oobinline = False
+    # `Connection` sets them: a constructor each would take longer than what it does.
+    oobinline: bool
+    urg_at: int
+    urg_byte: bytes
 
     def append(self, data: bytes) -> None:
         count = len(data)

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...sockaddr import Address
 from ...sockets import UserSocket
-from ...sockhooks import Data
+from ...sockhooks import Data, StreamStart
 from .addresses import destination, external, local, oserror
 from .opening import StreamPcb
-from .options import as_int, get_common, linger_bytes, linger_value, set_common
+from .options import (
+    JUST_NODELAY,
+    as_int,
+    get_common,
+    linger_bytes,
+    linger_value,
+    set_common,
+)
 from .pcb import RCV, SND, Pcb, publish
 from .tcp import (
     CLOSE,
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["StreamSocket"]
 
 _SOL: Final = int(socket.SOL_SOCKET)
+_TCP: Final = int(socket.IPPROTO_TCP)
+_NODELAY: Final = int(socket.TCP_NODELAY)
 _OOB: Final = int(socket.MSG_OOB)
 _PEEK: Final = int(socket.MSG_PEEK)
 # What changes nothing here: who sends them sends as without.
@@ -54,17 +63,33 @@ class StreamSocket(UserSocket):
     def __init__(
         self, stack: MemoryStack, family: int, type: int, proto: int, pcb: StreamPcb
     ) -> None:
-        super().__init__(stack, family, type, proto, events=pcb.mask)
+        mask = pcb.mask
+        UserSocket.__init__(self, stack, family, type, proto, events=mask)
         self.pcb = pcb
         pcb.vpoll = self.vpoll
         # Between the two statements an event may have come.
-        if self.vpoll.peek() != pcb.mask:
+        if mask != pcb.mask:
             publish(pcb)
 
     # Data.
 
     def stream_calls(self) -> tuple[Callable[[int], bytes], Callable[[Data, int, None], int]]:
         return self.pcb.recv_some, self.pcb.send
+
+    def begin_stream(self, peername: Address | None) -> StreamStart:
+        pcb = self.pcb
+        if pcb.options is None:
+            pcb.options = JUST_NODELAY
+        elif pcb.options is not JUST_NODELAY:
+            self.do_setsockopt(_TCP, _NODELAY, 1)
+        family = self._family
+        sockname = external(family, pcb.laddr, pcb.lport)
+        if peername is None:
+            # As `do_getpeername`: between these looks there is no call.
+            host, port, state = pcb.raddr, pcb.rport, pcb.state
+            if port and state not in (CLOSE, SYN_SENT):
+                peername = external(family, host, port)
+        return pcb.recv_some, pcb.send, sockname, peername
 
     def do_send(self, data: Data, flags: int, address: Address | None) -> int:
         return self.pcb.send(data, flags)
@@ -99,8 +124,9 @@ class StreamSocket(UserSocket):
         with pcb.lock:
             pcb.check_up()
             child = pcb.accept(touched)
-            connection = StreamSocket(self._memory(), self.family, self.type, self.proto, child)
-            peer = external(self.family, child.raddr, child.rport)
+            family = self._family
+            connection = StreamSocket(self._memory(), family, self._type, self._proto, child)
+            peer = external(family, child.raddr, child.rport)
         publish(*touched)
         return connection, peer
 
@@ -109,12 +135,16 @@ class StreamSocket(UserSocket):
         return stack  # type: ignore[no-any-return]
 
     def do_connect(self, address: Address) -> None:
+        if not self.begin_connect(address):
+            raise oserror(errno.EINPROGRESS)
+
+    def begin_connect(self, address: Address) -> bool:
         pcb = self.pcb
         touched: list[Pcb] = []
         try:
             with pcb.lock:
                 pcb.check_up()
-                pcb.connect(*destination(self.family, address, pcb.laddr), touched)
+                return pcb.begin(*destination(self._family, address, pcb.laddr), touched)
         finally:
             publish(*touched)
 

@@ -92,6 +92,9 @@ class Connection(StreamQueue):
 
     def __init__(self, host: Host, six: bool) -> None:
         super().__init__(host, six)
+        self.urg_at = 0
+        self.urg_byte = b""
+        self.oobinline = False
         self.phase = UNCONNECTED
         self.server = None
         self.queue = self.syns = None
@@ -251,8 +254,9 @@ class Connection(StreamQueue):
             if sender.orphan and sender.state == FIN_WAIT:
                 sender._keep_port()
             return
-        sender.refresh()
-        touched.append(sender)
+        if sender.vpoll is not None or not sender.orphan:
+            sender.refresh()
+            touched.append(sender)
 
     def receive_reset(self, touched: Touched) -> None:
         """Take a RST (tcp_reset)."""

@@ -65,9 +65,12 @@ class TimeWaits:
             if len(records) >= MOST:
                 return
         key = (ended.laddr, ended.held, ended.raddr, ended.rport)
-        if key in records:
+        known = records.get(key)
+        if known is not None:
             # Its FIN has been waited for, and the minute begins anew.
-            self.remove(key)
+            known.until = time.monotonic() + SECONDS
+            records.move_to_end(key)
+            return
         record = TimeWait(ended, time.monotonic() + SECONDS)
         records[key] = record
         self._ports.add(record, record.lport)
