@@ -45,6 +45,7 @@ class SocketTransport(FlowControl):
     _loop: asyncio.AbstractEventLoop
     _protocol: Any
     _closed = True
+    _view: SocketView | None = None
     _reader: Callable[[int], None]
     """Reads what waits; called with the mask."""
     if TYPE_CHECKING:
@@ -75,7 +76,6 @@ class SocketTransport(FlowControl):
         # A terminal event was seen while there was nothing to read or write.
         self._deaf = False
         self._interest = 0
-        self._view: SocketView | None = None
         # As they are now: a connection that has ended has no peer any more.
         self._sockname, self._peername = names
         self._watch = Watch(loop, sock.vpoll, 0, self._ready, context=self._context, owner=self)

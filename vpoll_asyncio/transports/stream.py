@@ -44,6 +44,9 @@ class StreamTransport(SocketTransport):
     _start_tls_compatible = True
     _sendfile_compatible = SENDFILE_BY_WRITING
 
+    # Few connections have one: a place in each object would be memory for nothing.
+    _file_sender: asyncio.Task[Any] | None = None
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -60,7 +63,6 @@ class StreamTransport(SocketTransport):
         # The socket was last seen without OUT: it would take nothing, at the cost of an
         # exception.  Its watch tells when it does again.
         self._full = False
-        self._file_sender: asyncio.Task[Any] | None = None
         # Not everybody may write: `write_eof` was called, or a file is being sent.
         self._guarded = False
         receive, send, sockname, peername = sock.begin_stream(peername)
