@@ -21,14 +21,13 @@ import os
 import select
 import selectors
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Final
 
 from .backends.virtual import FIRST_NUMBER, lookup, new_number
 from .events import ALWAYS, IN, OUT, EventMask, check_mask, from_selector
-from .hot.turn import poll_now
+from .hot.selector import SelectorState
 from .vpoll import VPoll
 
 __all__ = ["VPollSelector", "vpoll_of"]
@@ -41,10 +40,6 @@ _NOT_OUT: Final = ~OUT
 
 # How many vpolls one select() reports: the rest come first in the next one.
 _BATCH: Final = 256
-# How often in succession, and for how many seconds, a loop that has work of its own may
-# spare the kernel poll: it costs more than such a turn.
-_SPARED_POLLS: Final = 15
-_SPARED_TIME: Final = 0.001
 
 
 def vpoll_of(fileobj: object) -> VPoll | None:
@@ -180,7 +175,7 @@ class _Map(Mapping[Any, selectors.SelectorKey]):
         return iter(self._entries)
 
 
-class VPollSelector(selectors.BaseSelector):
+class VPollSelector(SelectorState, selectors.BaseSelector):
     """A selector for descriptors, vpolls and user sockets; drop-in for EpollSelector.
 
     `register` takes what `selectors.EpollSelector.register` takes, a `VPoll`, an object
@@ -200,32 +195,21 @@ class VPollSelector(selectors.BaseSelector):
     Raises OSError (EMFILE, ENFILE) when there is no descriptor for it.
     """
 
+    entries: dict[int, _Entry]
+
     def __init__(self) -> None:
-        self.ready: deque[_Registration] = deque()
-        """The ready set.  Only vpolls' waiters append to it."""
-        self.asleep = False
-        """Whether a wake-up is needed, for whoever has just published something."""
-        self.has_work: Callable[[], object] | None = None
-        """What a loop sets: asked after the announcement of sleep whether to sleep at all."""
-        self.spare = False
-        """What a loop sets after queueing work of its own: the kernel poll may be left out
-        of the next select() that does not sleep, within bounds."""
-        self._entries: dict[int, _Entry] = {}
+        super().__init__(select.epoll())
         self._vpolls: dict[VPoll, _Registration] = {}
         self._by_mask: set[int] = set()
-        self._map: _Map | None = _Map(self._entries, self._number_for)
+        self._map: _Map | None = _Map(self.entries, self._number_for)
         self._turn = 0
-        self._spared = 0
-        self._spared_until = 0.0
         # Re-entrant: a signal handler may wake a selector that this thread is waking.
         self._wake_lock = threading.RLock()
         self._wake_fd = -1
-        self._epoll = select.epoll()
-        self._poll = self._epoll.poll
         try:
             self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             # Edge-triggered: every write is a wake-up, and nobody needs to read.
-            self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
+            self.epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
         except BaseException:
             self.close()
             raise
@@ -252,7 +236,7 @@ class VPollSelector(selectors.BaseSelector):
                 raise ValueError(f"Invalid file descriptor: {fd}")
             return fd
         except (AttributeError, TypeError, ValueError) as exc:
-            for number, entry in self._entries.items():
+            for number, entry in self.entries.items():
                 if entry.fileobj is fileobj:
                     return number
             if isinstance(exc, ValueError):
@@ -281,7 +265,7 @@ class VPollSelector(selectors.BaseSelector):
 
     def _register(self, fileobj: Any, events: int, data: Any) -> selectors.SelectorKey:
         number = self._number_for(fileobj)
-        if number in self._entries:
+        if number in self.entries:
             raise KeyError(f"{fileobj!r} (FD {number}) is already registered")
         vpoll = vpoll_of(fileobj)
         if vpoll is None and number >= FIRST_NUMBER:
@@ -289,8 +273,8 @@ class VPollSelector(selectors.BaseSelector):
         if vpoll is not None:
             return self._register_vpoll(fileobj, vpoll, events, data)
         key = selectors.SelectorKey(fileobj, number, events, data)
-        self._epoll.register(number, _interest(events))
-        self._entries[number] = key
+        self.epoll.register(number, _interest(events))
+        self.entries[number] = key
         self._note_kind(number, events)
         return key
 
@@ -307,7 +291,7 @@ class VPollSelector(selectors.BaseSelector):
         number = vpoll.fileno() if vpoll.backend == "virtual" else new_number()
         registration = _Registration(self, vpoll, number, fileobj, events, data)
         vpoll.add_waiter(registration)
-        self._entries[number] = self._vpolls[vpoll] = registration
+        self.entries[number] = self._vpolls[vpoll] = registration
         self._note_kind(number, events)
         # What is pending already brings no call.
         if not vpoll.closed:
@@ -320,7 +304,7 @@ class VPollSelector(selectors.BaseSelector):
         Raises KeyError when it is not registered, ValueError for what is no file.
         """
         number = self._number_for(fileobj)
-        entry = self._entries.pop(number, None)
+        entry = self.entries.pop(number, None)
         if entry is None:
             raise KeyError(f"{fileobj!r} is not registered")
         self._by_mask.discard(number)
@@ -329,7 +313,7 @@ class VPollSelector(selectors.BaseSelector):
             self._vpolls.pop(entry.vpoll, None)
             return entry.new_key()
         try:
-            self._epoll.unregister(number)
+            self.epoll.unregister(number)
         except OSError:
             # Closed meanwhile; the kernel has forgotten it.
             pass
@@ -354,7 +338,7 @@ class VPollSelector(selectors.BaseSelector):
 
     def _modify(self, fileobj: Any, events: int, data: Any) -> selectors.SelectorKey:
         number = self._number_for(fileobj)
-        entry = self._entries.get(number)
+        entry = self.entries.get(number)
         if entry is None:
             raise KeyError(f"{fileobj!r} is not registered")
         if isinstance(entry, _Registration):
@@ -366,12 +350,12 @@ class VPollSelector(selectors.BaseSelector):
         interest = _interest(events)
         if interest != _interest(entry.events):
             try:
-                self._epoll.modify(number, interest)
+                self.epoll.modify(number, interest)
             except BaseException:
                 self.unregister(fileobj)
                 raise
         key = entry._replace(events=events, data=data)
-        self._entries[number] = key
+        self.entries[number] = key
         self._note_kind(number, events)
         return key
 
@@ -394,40 +378,20 @@ class VPollSelector(selectors.BaseSelector):
 
     def fileno(self) -> int:
         """Return the epoll's descriptor.  It does not show the events of vpolls."""
-        return self._epoll.fileno()
+        return self.epoll.fileno()
 
     # Waiting.
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait until something registered is ready; return its (key, events).
-
-        The events are EVENT_READ, EVENT_WRITE or both, and for keys that were
-        registered by mask the exact EventMask.
-
-        timeout -- seconds, rounded up to milliseconds as epoll counts; None waits for
-            ever, 0 and less do not wait
-
-        Returns an empty list after `timeout`, or earlier when a loop's `has_work` says
-        so.  Signal handlers run meanwhile, and what they raise is raised here.
-        """
+    def _select_slowly(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         found: list[tuple[selectors.SelectorKey, int]] = []
         if self.ready:
             self._take_ready(found)
-        elif timeout == 0:
-            # What a loop asks for in every turn that has work: in as few calls as can be.
-            if self.spare and self._may_spare():
-                return found
-            self._spared = 0
-            seen = poll_now(self._epoll, len(self._entries) + 1)
-            if seen:
-                self._take_seen(seen, found)
-            return found
         if found or (timeout is not None and timeout <= 0):
-            if not (self.spare and self._may_spare()):
-                self._spared = 0
-                self._ask_kernel(0, found)
+            if not (self.spare and self.may_spare()):
+                self.spared = 0
+                found += self._keys(self.epoll.poll(0, len(self.entries) + 1))
             return found
-        self._spared = 0
+        self.spared = 0
         left = timeout
         deadline = None if timeout is None else monotonic() + timeout
         ready, has_work = self.ready, self.has_work
@@ -438,9 +402,11 @@ class VPollSelector(selectors.BaseSelector):
                 # The second look: whoever came before the announcement did not wake us.
                 if ready or (has_work is not None and has_work()):
                     wait = 0
-                self._ask_kernel(wait, found)
+                seen = self.epoll.poll(wait, len(self.entries) + 1)
             finally:
                 self.asleep = False
+            if seen:
+                found += self._keys(seen)
             if ready:
                 self._take_ready(found)
             if found or (has_work is not None and has_work()):
@@ -450,28 +416,9 @@ class VPollSelector(selectors.BaseSelector):
                 if left <= 0:
                     return found
 
-    def _may_spare(self) -> bool:
-        self.spare = False
-        now = monotonic()
-        if not self._spared:
-            self._spared_until = now + _SPARED_TIME
-        elif self._spared >= _SPARED_POLLS or now >= self._spared_until:
-            return False
-        self._spared += 1
-        return True
-
-    def poll_next(self) -> None:
-        """Make the next `select` poll the kernel, whatever a loop has queued."""
-        self._spared = _SPARED_POLLS
-        self._spared_until = 0.0
-
-    def _ask_kernel(self, wait: float, found: list[tuple[selectors.SelectorKey, int]]) -> None:
-        self._take_seen(self._poll(wait, len(self._entries) + 1), found)
-
-    def _take_seen(
-        self, seen: list[tuple[int, int]], found: list[tuple[selectors.SelectorKey, int]]
-    ) -> None:
-        entries, by_mask = self._entries, self._by_mask
+    def _keys(self, seen: list[tuple[int, int]]) -> list[tuple[selectors.SelectorKey, int]]:
+        found: list[tuple[selectors.SelectorKey, int]] = []
+        entries, by_mask = self.entries, self._by_mask
         for fd, mask in seen:
             key: Any = entries.get(fd)
             if key is not None:
@@ -480,6 +427,7 @@ class VPollSelector(selectors.BaseSelector):
                     continue
                 events = (mask & _NOT_IN and _EVENT_WRITE) | (mask & _NOT_OUT and _EVENT_READ)
                 found.append((key, events & key.events))
+        return found
 
     def _take_ready(self, found: list[tuple[selectors.SelectorKey, int]]) -> None:
         ready, by_mask = self.ready, self._by_mask
@@ -526,11 +474,11 @@ class VPollSelector(selectors.BaseSelector):
             fd, self._wake_fd = self._wake_fd, -1
             if fd >= 0:
                 os.close(fd)
-        self._epoll.close()
+        self.close_epoll()
         for registration in self._vpolls.values():
             registration.drop()
         self._vpolls.clear()
-        self._entries.clear()
+        self.entries.clear()
         self._by_mask.clear()
         self.ready.clear()
         self._map = None

@@ -1,4 +1,4 @@
-"""What a turn of the asyncio loop does for each event: the kernel asked, handles run.
+"""What each turn of the asyncio loop does, and what it does for each event.
 
 asyncio's private names are the subject of this module, as of `_asyncio`.
 """
@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import select
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .._asyncio import report_exception
+from .._asyncio import report_exception, run_handle
 from ..events import ALWAYS
 from .accelerator import ACCELERATOR
 from .vpoll import VPollState
 
-__all__ = ["ReaderState", "poll_now", "run_ready"]
+__all__ = ["ReaderState", "TurnState", "run_ready"]
 
 _Handle: Final[Any] = asyncio.Handle
-
-
-def poll_now(epoll: select.epoll, count: int) -> list[tuple[int, int]]:
-    """Return up to `count` (descriptor, events) that are ready, without waiting."""
-    return epoll.poll(0, count)
 
 
 def run_ready(ready: deque[Any]) -> None:
@@ -54,17 +48,56 @@ def run_ready(ready: deque[Any]) -> None:
     handle = args = None
 
 
+class TurnState:
+    """A turn of asyncio's loop, with the same things in the same order as there.
+
+    Subclasses have ``_debug_turn()``, a turn of asyncio's own; ``_sleep()``, which asks
+    the selector where there is nothing to do; ``_drop_cancelled_timers()`` and
+    ``_take_timers()``.
+    """
+
+    __slots__ = ()
+
+    _debug: bool
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _selector: Any
+    _stopping: bool
+    _debug_turn: Callable[[], None]
+    _drop_cancelled_timers: Callable[[], None]
+    _process_events: Callable[[Any], None]
+    _sleep: Callable[[], Any]
+    _take_timers: Callable[[], None]
+
+    def _run_once(self) -> None:
+        # Debug mode times every handle.  Tools that watch a loop replace Handle._run.
+        if self._debug or _Handle._run is not run_handle:
+            self._debug_turn()
+            return
+        ready = self._ready
+        if self._scheduled:
+            self._drop_cancelled_timers()
+        found = self._selector.select(0) if ready or self._stopping else self._sleep()
+        if found:
+            self._process_events(found)
+            found = None
+        if self._scheduled:
+            self._take_timers()
+        run_ready(ready)
+
+
 class ReaderState(asyncio.Handle):
     """A reader or writer of a vpoll: a waiter that puts itself on the ready queue.
 
-    `host` is the loop, with its `push`, `rouse` and `vpoll_selector`.
+    `host` is the loop, with its `rouse` and `vpoll_selector`.
     """
 
-    __slots__ = ("_host", "_push", "_queued", "_vpoll", "_wanted")
+    __slots__ = ("_queued", "_selector", "_vpoll", "_wanted")
 
     _args: tuple[Any, ...]
     _callback: Callable[..., object]
     _context: contextvars.Context
+    _loop: Any
 
     def __init__(
         self,
@@ -78,19 +111,18 @@ class ReaderState(asyncio.Handle):
         self._vpoll: Any = vpoll
         self._wanted = interest | ALWAYS
         self._queued = False
-        self._host = host
-        self._push = host.push
+        self._selector = host.vpoll_selector
         vpoll.add_waiter(self)
         self(vpoll.peek())
 
     def __call__(self, mask: int) -> None:
         if mask & self._wanted and not self._queued:
             self._queued = True
-            self._push(self)
-            selector = self._host.vpoll_selector
+            selector = self._selector
+            selector.push(self)
             selector.spare = True
             if selector.asleep:
-                self._host.rouse()
+                self._loop.rouse()
 
     def cancel(self) -> None:
         """End it: no call comes any more."""
@@ -140,6 +172,6 @@ def describe(handle: Any) -> str:
 
 
 if not TYPE_CHECKING and ACCELERATOR is not None:
-    poll_now = ACCELERATOR.poll_now
     run_ready = ACCELERATOR.run_ready
     ReaderState = ACCELERATOR.ReaderState
+    TurnState = ACCELERATOR.TurnState

@@ -60,7 +60,7 @@ class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
             disown(self)
             raise
         queue = ready_queue(self)
-        self.push = queue.append
+        self.push = selector.push = queue.append
         selector.has_work = queue.__len__
         try:
             self.init_dispatch(stack)

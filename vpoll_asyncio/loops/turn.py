@@ -15,10 +15,10 @@ import asyncio
 import heapq
 from asyncio import base_events
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
-from .._asyncio import run_handle
-from ..hot.turn import run_ready
+from ..hot.turn import TurnState
 
 __all__ = ["TurnLoop"]
 
@@ -26,41 +26,28 @@ _LONGEST_SLEEP: Final[float] = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignor
 _FEW_TIMERS: Final[int] = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
 _CANCELLED_SHARE: Final[float] = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
 
-_Handle: Final[Any] = asyncio.Handle
+
+_asyncio_turn: Final[Callable[[Any], None]] = base_events.BaseEventLoop._run_once  # type: ignore[attr-defined]
 
 
-class TurnLoop(asyncio.SelectorEventLoop):
+class TurnLoop(TurnState, asyncio.SelectorEventLoop):
     """asyncio's event loop for Unix, with turns that cost less."""
 
     _clock_resolution: float
-    _debug: bool
     _ready: deque[Any]
     _scheduled: list[Any]
     _selector: Any
-    _stopping: bool
     _timer_cancelled_count: int
 
-    def _run_once(self) -> None:
-        # Debug mode times every handle.  Tools that watch a loop replace Handle._run.
-        if self._debug or _Handle._run is not run_handle:
-            super()._run_once()  # type: ignore[misc]
-            return
-        ready = self._ready
-        if self._scheduled:
-            self._drop_cancelled_timers()
-        if ready or self._stopping:
-            found = self._selector.select(0)
-        elif self._scheduled:
-            left = self._scheduled[0]._when - self.time()
-            found = self._selector.select(min(max(0, left), _LONGEST_SLEEP))
-        else:
-            found = self._selector.select()
-        if found:
-            self._process_events(found)  # type: ignore[attr-defined]
-            found = None
-        if self._scheduled:
-            self._take_timers()
-        run_ready(ready)
+    def _debug_turn(self) -> None:
+        _asyncio_turn(self)
+
+    def _sleep(self) -> Any:
+        """Ask the selector until the next timer is due."""
+        if not self._scheduled:
+            return self._selector.select()
+        left = self._scheduled[0]._when - self.time()
+        return self._selector.select(min(max(0, left), _LONGEST_SLEEP))
 
     def _drop_cancelled_timers(self) -> None:
         """Forget cancelled timers: all of them when they are many, else those that are next."""

@@ -107,7 +107,17 @@ HELPERS: dict[str, Helper] = {
         ),
         Helper(
             name="hot",
-            sources=("module.c", "vpoll.c", "relay.c", "lock.c", "pipe.c", "stream.c", "turn.c"),
+            sources=(
+                "module.c",
+                "vpoll.c",
+                "relay.c",
+                "lock.c",
+                "pipe.c",
+                "stream.c",
+                "selector.c",
+                "turn.c",
+                "reader.c",
+            ),
             headers=("hot.h",),
             extension=True,
         ),

@@ -65,15 +65,25 @@ typedef struct {
     char orphan;
 } PipeState;
 
+typedef struct {
+    PyObject_HEAD
+    PyObject *ready, *entries, *epoll, *has_work, *push;
+    double spared_until;
+    int fd, spared;
+    char asleep, spare;
+} SelectorState;
+
 extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState_Type, Lock_Type,
-    PipeState_Type, ReaderState_Type, StreamIO_Type;
+    PipeState_Type, ReaderState_Type, SelectorState_Type, StreamIO_Type, TurnState_Type;
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
-    X(_run) X(add_waiter) X(append) X(asleep) X(ask) X(data_received) X(end_direct) X(goes_on) X(operate) \
-    X(peek) X(popleft) X(push) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
+    X(_debug) X(_debug_turn) X(_drop_cancelled_timers) X(_keys) X(_process_events) X(_ready) \
+    X(_run) X(_scheduled) X(_select_slowly) X(_selector) X(_sleep) X(_stopping) X(_take_timers) \
+    X(add_waiter) X(append) X(ask) X(data_received) X(end_direct) X(goes_on) X(operate) \
+    X(peek) X(popleft) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
     X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
-    X(spare) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
+    X(select) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
     X(write_rest)
 #define DECLARE(name) extern PyObject *str_##name;
 NAMES(DECLARE)
@@ -110,7 +120,8 @@ PyObject *pipe_recv_some(PyObject *self, PyObject *bufsize);
 int prepare_turn(void);
 int reader_notice(PyObject *reader, unsigned int mask);
 PyObject *run_ready(PyObject *module, PyObject *ready);
-PyObject *poll_now(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+int run_callback(PyObject *handle, PyObject *context, PyObject *callback, PyObject *args);
+int reader_run(PyObject *reader);
 PyObject *stream_read(PyObject *self, PyObject *mask);
 
 /* Calls a method without a result that matters.  Returns 0, or -1 with an exception. */

@@ -28,8 +28,6 @@ int is_exit(void)
 
 static PyMethodDef functions[] = {
     {"run_ready", run_ready, METH_O, PyDoc_STR("Run the handles that are in the queue now.")},
-    {"poll_now", (PyCFunction)(void (*)(void))poll_now, METH_FASTCALL,
-     PyDoc_STR("Return what is ready in an epoll, without waiting.")},
     {NULL},
 };
 
@@ -60,7 +58,7 @@ PyMODINIT_FUNC PyInit__vpoll_hot(void)
         return NULL;
     PyTypeObject *types[] = {&FileState_Type,  &VPollState_Type, &RelayState_Type, &WatchState_Type,
                              &Lock_Type,       &PipeState_Type,  &StreamIO_Type,
-                             &ReaderState_Type};
+                             &SelectorState_Type, &TurnState_Type, &ReaderState_Type};
     for (size_t index = 0; index < sizeof types / sizeof *types; index++) {
         if (PyModule_AddType(module, types[index])) {
             Py_DECREF(module);
