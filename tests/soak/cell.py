@@ -46,6 +46,8 @@ _LIFE = (1, 20)
 _TIME_WAIT = 130.0
 # Of a second at least.
 _ROUNDS = 30
+# Exchanges of each client after which buffers and caches have the size that they keep.
+_WARM = 10
 # Seconds that a round may take longer than it should before an answer counts as lost.
 _PATIENCE = 60.0
 
@@ -150,7 +152,9 @@ class Soak:
                 Worker(self._service.client(ADDRESS), number) for number in range(options.clients)
             ]
             # Caches fill up, and every client has opened a connection.
-            await self._round(options.seconds / 5)
+            while not self.samples or self.samples[-1].exchanges < _WARM * options.clients:
+                await self._round(options.seconds / 5)
+            del self.samples[:-1]
             rounds = min(_ROUNDS, options.seconds)
             while time.monotonic() < end or not enough(self.samples, options.clients):
                 await self._round(options.seconds / rounds)
