@@ -68,13 +68,7 @@ class Watch(WatchState):
         self.context = contextvars.copy_context() if context is None else context
         # Debug mode times and names handles: there each watch has one of its own.
         self.relay = Relay(loop, label or callback) if loop.get_debug() else relay_of(loop)
-        file = vpoll.file
-        alone = (self,)
-        # As `VPoll.add_waiter`, which most vpolls hear of once.
-        if file is not None and file.waiters == ():
-            file.waiters = alone
-        else:
-            vpoll.add_waiter(self)
+        vpoll.add_waiter(self)
         if interest:
             self.set_interest(interest)
 
@@ -100,9 +94,7 @@ class Watch(WatchState):
     def cancel(self) -> None:
         """End the watch: no call comes any more once this returns in the loop's thread."""
         self.wanted = 0
-        file = self.vpoll.file
-        if file is not None and file.waiters:
-            self.vpoll.remove_waiter(self)
+        self.vpoll.remove_waiter(self)
 
     def vpoll_closed(self) -> None:
         self.wanted = 0
