@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from memory_helpers import BOUND, Lab, failure, fill, small_buffers
+from memory_helpers import BOUND, HUP, Lab, failure, fill, small_buffers
 from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.stacks.memory import MemoryStack
+from vpoll_asyncio.vpoll import VPoll
 
 
 @pytest.fixture
@@ -197,6 +198,24 @@ def test_close_wakes_a_blocked_recv(lab: Lab, blocked: threading.Event) -> None:
     assert blocked.wait(BOUND)
     server.close()
     assert failure(reader.result) == errno.EBADF
+
+
+def test_close_shows_the_end_before_the_vpoll_is_closed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks in between begins no wait that nobody would end."""
+    sock: Any = lab.pair()[0]
+    seen = []
+    close = VPoll.close
+
+    def closing(vpoll: VPoll) -> None:
+        if vpoll is sock.vpoll and not vpoll.closed:
+            seen.append(vpoll.peek() & HUP)
+        close(vpoll)
+
+    monkeypatch.setattr(VPoll, "close", closing)
+    sock.close()
+    assert seen == [HUP]
 
 
 def test_stack_that_closes_wakes_a_blocked_recv(lab: Lab, blocked: threading.Event) -> None:

@@ -600,12 +600,7 @@ class UserSocket(SocketHooks, socket.socket):
         finally:
             # Threads blocked in here look again and find the socket closed.  A vpoll that
             # was collected together with its socket may be closed already.
-            file = vpoll.file
-            if file is not None and file.pending is None:
-                if file.waiters or file.handles > 1:
-                    vpoll.set_events(_DEAD)
-                vpoll.close()
-            elif file is not None:
+            if not vpoll.closed:
                 try:
                     if vpoll.failure is None:
                         vpoll.set_events(_DEAD)
