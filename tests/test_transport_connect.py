@@ -49,6 +49,22 @@ async def test_a_host_is_found_by_address_or_name(hosts: Hosts, host: str | byte
     server.close()
 
 
+class Greeter(Recorder):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.write(b"hello")
+
+
+@on_every_loop
+async def test_it_returns_after_connection_made_and_before_data(hosts: Hosts) -> None:
+    server = await transports.create_server(loop(), Greeter, "10.0.0.1", 80, stack=hosts.server)
+    client = await dial(hosts)
+    assert client.events == ["made"]
+    await until(lambda: client.data == b"hello")
+    await end(client)
+    server.close()
+
+
 @on_every_loop
 async def test_an_unknown_name_is_a_gaierror(hosts: Hosts) -> None:
     with pytest.raises(socket.gaierror):
