@@ -34,9 +34,9 @@ test: lint types pytest
 pytest: tools
 	VPOLL_ASYNCIO_ACCELERATE=$(ACCELERATE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-test-accelerated: ARGS ?= $(addprefix tests/test_,accelerator.py memory_streams.py \
-	memory_loops.py transport_stream.py transport_tls.py vpoll.py vpoll_interrupts.py \
-	vpoll_threads.py wakeups.py)
+test-accelerated: ARGS ?= $(addprefix tests/test_,accelerator.py loop_readers.py loop_turns.py \
+	memory_loops.py memory_streams.py selector.py transport_connect.py transport_stream.py \
+	transport_tls.py vpoll.py vpoll_interrupts.py vpoll_threads.py wakeups.py)
 test-accelerated: ACCELERATE = 1
 test-accelerated: pytest
 
