@@ -25,8 +25,6 @@ __all__ = ["TurnLoop"]
 _LONGEST_SLEEP: Final[float] = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
 _FEW_TIMERS: Final[int] = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
 _CANCELLED_SHARE: Final[float] = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
-
-
 _asyncio_turn: Final[Callable[[Any], None]] = base_events.BaseEventLoop._run_once  # type: ignore[attr-defined]
 
 

@@ -134,13 +134,10 @@ class SocketTransport(FlowControl):
                 # Nothing but what is always reported.
                 interest = ERR
         if interest != self._interest:
-            self._watch_for(interest)
-
-    def _watch_for(self, interest: int) -> None:
-        self._interest = interest
-        # Reading is what connections do most of their time.
-        self._watch.callback = self._reader if interest == READ else self._ready
-        self._watch.set_interest(interest)
+            self._interest = interest
+            # Reading is what connections do most of their time.
+            self._watch.callback = self._reader if interest == READ else self._ready
+            self._watch.set_interest(interest)
 
     def _ready(self, mask: int) -> None:
         interest = self._interest

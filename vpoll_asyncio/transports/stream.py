@@ -212,20 +212,9 @@ class StreamTransport(SocketTransport):
             self._fatal_error(exc, "Fatal write error on socket transport")
 
     def _refresh(self) -> None:
-        # All in one: every connection comes here four times.
-        if self._conn_lost:
-            interest = 0
-        else:
-            interest = OUT if self._buffer else 0
-            if self._started and not (self._paused or self._closing or self._ended):
-                interest |= READ
-            if not interest and not self._deaf:
-                interest = ERR
-        if interest != self._interest:
-            self._watch_for(interest)
-        io = self._io
-        io.reading = interest & IN != 0 and not self._buffered
-        io.direct = not (self._buffer or self._full or self._conn_lost or self._guarded)
+        super()._refresh()
+        self._io.reading = self._interest & IN != 0 and not self._buffered
+        self._allow_direct()
 
     def _allow_direct(self) -> None:
         self._io.direct = not (self._buffer or self._full or self._conn_lost or self._guarded)

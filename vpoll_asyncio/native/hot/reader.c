@@ -24,12 +24,16 @@ static int reader_wake(ReaderState *self, unsigned int mask)
     if (!is_set(selector->push))
         return 0;
     self->queued = 1;
+    Py_INCREF(selector);
     PyObject *result = PyObject_CallOneArg(selector->push, (PyObject *)self);
-    if (!result)
-        return -1;
-    Py_DECREF(result);
-    selector->spare = 1;
-    return selector->asleep && self->host ? notify(self->host, str_rouse) : 0;
+    int failed = result ? 0 : -1;
+    Py_XDECREF(result);
+    if (!failed) {
+        selector->spare = 1;
+        failed = selector->asleep && self->host ? notify(self->host, str_rouse) : 0;
+    }
+    Py_DECREF(selector);
+    return failed;
 }
 
 int reader_notice(PyObject *reader, unsigned int mask)

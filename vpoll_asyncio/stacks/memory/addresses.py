@@ -109,7 +109,7 @@ def destination(family: int, address: Address, connecting_from: str = "") -> tup
     local address.
     """
     host, port = internal(family, address)
-    if host[0] == "f" and is_link_local(host):
+    if is_link_local(host):
         scope = _scope(address)
         if not scope and connecting_from and not is_link_local(connecting_from):
             raise oserror(errno.EINVAL)

@@ -152,8 +152,7 @@ class StreamPcb(Transfer):
         listener = _find_listener(target, self)
         if listener is None:
             self.receive_reset(touched)
-        elif len(listener.queue) > listener.backlog:  # type: ignore[arg-type]
-            # As `full` has it.
+        elif listener.full():
             listener.syns.append(self)  # type: ignore[union-attr]
             self.server = listener
         else:
