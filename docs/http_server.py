@@ -234,7 +234,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     except (OSError, asyncio.IncompleteReadError):
         pass  # the client is gone, or might as well be
     except asyncio.CancelledError:
-        pass  # the program ends; some versions of asyncio log a handler that ends cancelled
+        # The program ends, and does not wait for clients that take nothing.  Some versions of
+        # asyncio log a handler that ends cancelled.
+        writer.transport.abort()
     finally:
         writer.close()
 

@@ -19,6 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from transport_helpers import until
+
 SOURCE = Path(__file__).parent.parent / "docs" / "http_server.py"
 
 BOTH_FRAMINGS = (
@@ -219,3 +221,25 @@ def test_program_ends_cleanly_when_interrupted_with_a_connection_open() -> None:
                 program.kill()
                 out, err = program.communicate()
     assert (program.returncode, out, err) == (0, "", "")
+
+
+async def test_ending_does_not_wait_for_a_client_that_takes_nothing() -> None:
+    handlers: list[tuple[asyncio.Task[None], asyncio.StreamWriter]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
+        handlers.append((task, writer))
+        await http_server.serve(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = socket.create_connection(server.sockets[0].getsockname())
+    with client:
+        client.sendall(b"GET /bytes/50000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with asyncio.timeout(30):
+            await until(lambda: handlers and handlers[0][1].transport.get_write_buffer_size())
+            handler, writer = handlers[0]
+            handler.cancel()
+            await handler
+            await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
