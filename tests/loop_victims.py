@@ -46,10 +46,11 @@ async def waits(victim: type[Victim], busy: Source) -> list[Wait]:
                     done.set_result(turns.count)
 
             turns.waiting = done
-            turns.since = time.monotonic() + victim.delay
-            turns.count = 0
             before = busy.calls
             begin(came)
+            # It is due so long after it was begun, however long that itself took.
+            turns.since = time.monotonic() + victim.delay
+            turns.count = 0
             found.append(Wait(await done, busy.calls - before))
             turns.waiting = None
             if found[-1].turns > STARVED:
