@@ -19,6 +19,7 @@ from .vpoll import VPollState
 __all__ = ["ReaderState", "TurnState", "run_ready"]
 
 _Handle: Final[Any] = asyncio.Handle
+_TimerHandle: Final[Any] = asyncio.TimerHandle
 
 
 def run_ready(ready: deque[Any]) -> None:
@@ -30,7 +31,8 @@ def run_ready(ready: deque[Any]) -> None:
         handle = ready.popleft()
         if handle._cancelled:
             continue
-        if handle.__class__ is not _Handle:
+        kind = handle.__class__
+        if kind is not _Handle and kind is not _TimerHandle:
             handle._run()
             continue
         args = handle._args
@@ -63,6 +65,7 @@ class TurnState:
     _scheduled: list[Any]
     _selector: Any
     _stopping: bool
+    _timer_cancelled_count: int
     _debug_turn: Callable[[], None]
     _drop_cancelled_timers: Callable[[], None]
     _process_events: Callable[[Any], None]
@@ -75,7 +78,7 @@ class TurnState:
             self._debug_turn()
             return
         ready = self._ready
-        if self._scheduled:
+        if self._timer_cancelled_count:
             self._drop_cancelled_timers()
         found = self._selector.select(0) if ready or self._stopping else self._sleep()
         if found:

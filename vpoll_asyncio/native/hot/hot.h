@@ -80,6 +80,7 @@ extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState
 #define NAMES(X) \
     X(_debug) X(_debug_turn) X(_drop_cancelled_timers) X(_keys) X(_process_events) X(_ready) \
     X(_run) X(_scheduled) X(_select_slowly) X(_selector) X(_sleep) X(_stopping) X(_take_timers) \
+    X(_timer_cancelled_count) \
     X(add_waiter) X(append) X(ask) X(data_received) X(end_direct) X(goes_on) X(operate) \
     X(peek) X(popleft) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
     X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \

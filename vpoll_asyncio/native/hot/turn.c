@@ -2,8 +2,8 @@
 
 #include "hot.h"
 
-/* asyncio.Handle, and where its slots are. */
-static PyTypeObject *handle_type;
+/* asyncio.Handle, where its slots are, and the handle of timers, which has them too. */
+static PyTypeObject *handle_type, *timer_type;
 static Py_ssize_t handle_callback, handle_args, handle_context, handle_cancelled;
 
 /* _asyncio.report_exception and _asyncio.run_handle. */
@@ -80,7 +80,7 @@ PyObject *run_ready(PyObject *module, PyObject *ready)
         if (!handle)
             return NULL;
         int failed;
-        if (Py_TYPE(handle) == handle_type)
+        if (Py_TYPE(handle) == handle_type || Py_TYPE(handle) == timer_type)
             failed = run_plain(handle);
         else if (Py_TYPE(handle) == &ReaderState_Type)
             failed = reader_run(handle);
@@ -115,13 +115,22 @@ static int is_stopping(PyObject *self)
     return is;
 }
 
-/* Calls `method` where there are timers.  Returns 0, or -1 with an exception. */
-static int with_timers(PyObject *self, PyObject *method)
+/* Returns 0, or -1 with an exception. */
+static int drop_cancelled_timers(PyObject *self)
+{
+    PyObject *count = PyObject_GetAttr(self, str__timer_cancelled_count);
+    int any = count ? PyObject_IsTrue(count) : -1;
+    Py_XDECREF(count);
+    return any > 0 ? notify(self, str__drop_cancelled_timers) : any;
+}
+
+/* Returns 0, or -1 with an exception. */
+static int take_timers(PyObject *self)
 {
     PyObject *scheduled = PyObject_GetAttr(self, str__scheduled);
     Py_ssize_t count = scheduled ? PyObject_Size(scheduled) : -1;
     Py_XDECREF(scheduled);
-    return count > 0 ? notify(self, method) : (int)count;
+    return count > 0 ? notify(self, str__take_timers) : (int)count;
 }
 
 static PyObject *ask_selector(PyObject *self, PyObject *ready)
@@ -152,13 +161,13 @@ static PyObject *turn_run_once(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (!ready)
         return NULL;
     PyObject *found = NULL, *result = NULL;
-    if (with_timers(self, str__drop_cancelled_timers) || !(found = ask_selector(self, ready)))
+    if (drop_cancelled_timers(self) || !(found = ask_selector(self, ready)))
         goto done;
     int any = PyObject_IsTrue(found);
     if (any < 0 || (any && notify_with(self, str__process_events, found)))
         goto done;
     Py_CLEAR(found);
-    if (!with_timers(self, str__take_timers))
+    if (!take_timers(self))
         result = run_ready(NULL, ready);
 done:
     Py_XDECREF(found);
@@ -200,10 +209,12 @@ int prepare_turn(void)
     if (!module)
         return -1;
     PyObject *type = PyObject_GetAttrString(module, "Handle");
+    PyObject *timer = PyObject_GetAttrString(module, "TimerHandle");
     Py_DECREF(module);
-    if (!type)
+    if (!type || !timer)
         return -1;
     handle_type = (PyTypeObject *)type;
+    timer_type = (PyTypeObject *)timer;
     if ((handle_callback = offset_of(type, "_callback")) < 0 ||
         (handle_args = offset_of(type, "_args")) < 0 ||
         (handle_context = offset_of(type, "_context")) < 0 ||

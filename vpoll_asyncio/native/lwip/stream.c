@@ -78,6 +78,12 @@ static void queue_data(struct sock *s, struct pbuf *p)
     s->rx_tail = p;
 }
 
+/* Whether our FIN is on its way: shutdown() before a connection has made none. */
+static int has_ended(const struct tcp_pcb *pcb)
+{
+    return pcb->state == FIN_WAIT_1 || pcb->state == FIN_WAIT_2 || pcb->flags & TF_CLOSEPEND;
+}
+
 static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 {
     struct sock *s = arg;
@@ -93,7 +99,7 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
         sock_touch(s, 1);
         return ERR_OK;
     }
-    if (s->shut_rd && s->shut_wr) {
+    if (s->shut_rd && has_ended(pcb)) {
         /* tcp_rcv_state_process(): nobody will read this, the peer must know. */
         pbuf_free(p);
         let_go(s);

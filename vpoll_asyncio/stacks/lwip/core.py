@@ -246,7 +246,8 @@ class Core:
             return
         driver.arm(status.due_ms)
         status.armed_ms = driver.armed
-        driver.want_writer(wanted)
+        if wanted is not driver.writing:
+            driver.want_writer(wanted)
         if status.more:
             driver.again()
 

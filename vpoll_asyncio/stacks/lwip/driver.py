@@ -62,7 +62,9 @@ class LoopDriver:
         self._timer: asyncio.TimerHandle | None = None
         self.armed = NEVER
         """When the timers will run, in milliseconds of CLOCK_MONOTONIC."""
-        self._writing = False
+        self._in_timer = False
+        self.writing = False
+        """Whether the link is watched for being writable."""
         self._reading = True
         self._closed = False
         self._thread: int | None = None
@@ -103,14 +105,21 @@ class LoopDriver:
     def _on_timer(self) -> None:
         self._timer = None
         self.armed = NEVER
-        self._turn(False)
+        self._in_timer = True
+        try:
+            self._turn(False)
+        finally:
+            self._in_timer = False
+            self._set_timer()
 
     def arm(self, due_ms: int) -> None:
         """See to it that the timers run at `due_ms`, or before."""
         if due_ms >= self.armed or self._closed:
             return
         self.armed = due_ms
-        self._in_loop(self._set_timer)
+        # Its end sets the next one.
+        if not self._in_timer:
+            self._in_loop(self._set_timer)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -129,8 +138,8 @@ class LoopDriver:
 
     def want_writer(self, wanted: bool) -> None:
         """Watch for the link to be writable, or stop it."""
-        if wanted is not self._writing and not self._closed:
-            self._writing = wanted
+        if wanted is not self.writing and not self._closed:
+            self.writing = wanted
             self._in_loop(self._set_writer)
 
     def _set_writer(self) -> None:
@@ -138,8 +147,8 @@ class LoopDriver:
             return
         if self._watch is not None:
             reading = IN if self._reading else 0
-            self._watch.set_interest(reading | OUT if self._writing else reading)
-        elif self._writing:
+            self._watch.set_interest(reading | OUT if self.writing else reading)
+        elif self.writing:
             assert isinstance(self._pollable, int)
             self.loop.add_writer(self._pollable, self._on_writable)
         else:
@@ -149,7 +158,7 @@ class LoopDriver:
     def stop_reading(self) -> None:
         """Leave the link alone: it is broken, and would be readable for ever."""
         self._reading = False
-        self._writing = False
+        self.writing = False
         self._in_loop(self._unwatch)
 
     def _unwatch(self) -> None:
