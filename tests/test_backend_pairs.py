@@ -8,10 +8,12 @@ import itertools
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -247,15 +249,26 @@ def test_who_connects_first_to_the_listening_port_is_turned_away(
         assert by_poll(vpoll.fileno()) & 0xF == IN | PRI
 
 
-def test_closed_connections_hold_no_port() -> None:
-    with VPoll(IN | ERR, backend="tcppair") as vpoll:
+def kernel_connections() -> set[tuple[str, str]]:
+    """The kernel's TCP connections over IPv4, in any state: both ends as /proc/net/tcp has them."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return {(local, remote) for _, local, remote, *_ in map(str.split, lines)}
+
+
+def in_proc(address: tuple[str, int]) -> str:
+    (number,) = struct.unpack("=I", socket.inet_aton(address[0]))
+    return f"{number:08X}:{address[1]:04X}"
+
+
+@pytest.mark.parametrize("mask", [0, OUT, IN, ERR])
+def test_closed_connections_hold_no_port(mask: int) -> None:
+    with VPoll(mask, backend="tcppair") as vpoll:
         fd = vpoll.fileno()
         with socket.socket(fileno=os.dup(fd)) as front:
-            ours, theirs = front.getsockname(), front.getpeername()
-    for address in (ours, theirs):
-        # Without SO_REUSEADDR: a connection in TIME_WAIT would hold it.
-        with socket.socket() as again:
-            again.bind(address)
+            ends = in_proc(front.getsockname()), in_proc(front.getpeername())
+        assert ends in kernel_connections()
+    # Not in TIME_WAIT either.
+    assert kernel_connections().isdisjoint({ends, ends[::-1]})
 
 
 @pytest.mark.parametrize("event", [IN, PRI, ERR])
