@@ -98,6 +98,11 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
     child->remote_port = pcb->remote_port;
     stream_lengthen_segments(pcb);
     stream_adopt(child, pcb);
+    /* tcp_rcv_state_process(): what was shut down before listen() is inherited, with a FIN. */
+    child->shut_rd = s->shut_rd;
+    child->shut_wr = s->shut_wr;
+    if (child->shut_wr)
+        stream_send_fin(child);
     if (s->aq_head == NULL)
         s->aq_head = child;
     else

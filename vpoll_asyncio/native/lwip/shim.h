@@ -58,6 +58,7 @@ struct sock {
     uint8_t disconnecting;      /* shut down after it failed: connect() is EINVAL */
     uint8_t told;               /* a connect() said that it is connected: more are EISCONN */
     uint8_t fin;                /* the peer's FIN is here */
+    uint8_t fin_sent;           /* ours is on its way: shutdown() before a connection makes none */
     uint8_t shut_rd, shut_wr;   /* our own shutdown() */
     uint8_t blocked;            /* lwIP could not take a single byte more */
     uint8_t dirty;
@@ -142,6 +143,7 @@ void stream_lengthen_segments(struct tcp_pcb *pcb);
 void stream_adopt(struct sock *s, struct tcp_pcb *pcb);
 void stream_forget(struct tcp_pcb *pcb);
 int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port);
+void stream_send_fin(struct sock *s);
 int stream_shutdown(struct sock *s, int how);
 int stream_has_data(const struct sock *s);
 int64_t stream_recv(struct sock *s, char *out, size_t size, int flags);

@@ -32,9 +32,11 @@ uint32_t stream_mask(const struct sock *s)
     int rd = receiving_ended(s), wr = sending_ended(s);
     switch (s->state) {
     case S_LISTEN:
-        return mask | (s->aq_head != NULL ? M_R : 0);
+        /* inet_csk_listen_poll(): an error of before shows to SO_ERROR only. */
+        return s->aq_head != NULL ? M_R : 0;
     case S_CONNECTING:
-        return mask;
+        /* tcp_poll(): what was shut down before connect() shows in TCP_SYN_SENT too. */
+        return mask | (rd && wr ? M_HUP : 0) | (rd ? M_R | M_RDHUP : 0);
     case S_NEW:
         return mask | M_W | M_HUP | (rd ? M_R | M_RDHUP : 0);
     default:
@@ -66,6 +68,15 @@ static void let_go(struct sock *s)
     s->pcb.tcp = NULL;
 }
 
+static void drop_data(struct sock *s)
+{
+    if (s->rx_head != NULL)
+        pbuf_free(s->rx_head);
+    s->rx_head = s->rx_tail = NULL;
+    s->rx_off = 0;
+    s->rx_bytes = 0;
+}
+
 static void queue_data(struct sock *s, struct pbuf *p)
 {
     s->rx_bytes += p->tot_len;
@@ -78,28 +89,26 @@ static void queue_data(struct sock *s, struct pbuf *p)
     s->rx_tail = p;
 }
 
-/* Whether our FIN is on its way: shutdown() before a connection has made none. */
-static int has_ended(const struct tcp_pcb *pcb)
-{
-    return pcb->state == FIN_WAIT_1 || pcb->state == FIN_WAIT_2 || pcb->flags & TF_CLOSEPEND;
-}
-
 static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 {
     struct sock *s = arg;
     LWIP_UNUSED_ARG(err);
     if (p == NULL) {
         s->fin = 1;
+        /* It came with the segment that made the connection, to which on_accept() answered
+         * with ours: lwIP makes CLOSE_WAIT of that, and would send no more. */
+        if (s->fin_sent && pcb->state == CLOSE_WAIT)
+            pcb->state = CLOSING;
         /* The last thing that concerns us, when our own side has ended; a kernel's socket
          * is in TCP_CLOSE then, too. */
-        if (s->shut_wr && (pcb->state == TIME_WAIT || pcb->state == CLOSING)) {
+        if (s->fin_sent && (pcb->state == TIME_WAIT || pcb->state == CLOSING)) {
             let_go(s);
             s->state = S_DEAD;
         }
         sock_touch(s, 1);
         return ERR_OK;
     }
-    if (s->shut_rd && has_ended(pcb)) {
+    if (s->shut_rd && s->fin_sent) {
         /* tcp_rcv_state_process(): nobody will read this, the peer must know. */
         pbuf_free(p);
         let_go(s);
@@ -148,7 +157,7 @@ static void on_error(void *arg, err_t err)
             s->error = ECONNREFUSED;
         else
             /* tcp_reset(): in CLOSE_WAIT it is EPIPE. */
-            s->error = s->fin && !s->shut_wr ? EPIPE : ECONNRESET;
+            s->error = s->fin && !s->fin_sent ? EPIPE : ECONNRESET;
     } else if (err != ERR_CLSD) {
         s->error = ETIMEDOUT;
     }
@@ -299,7 +308,8 @@ static void disconnect(struct sock *s)
         tcp_close(pcb);
     }
     s->state = S_NEW;
-    s->fin = s->shut_rd = s->shut_wr = s->blocked = 0;
+    s->fin = s->fin_sent = s->shut_rd = s->shut_wr = s->blocked = 0;
+    drop_data(s);
     if (core_is_open() && stream_create(s) == 0 && s->bound) {
         ip_addr_t ip;
         u16_t port = s->local_port;
@@ -354,6 +364,16 @@ int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
     return -EINPROGRESS;
 }
 
+/* tcp_shutdown(): states that have sent no FIN send one, also where shutdown() before the
+ * connection has ended the direction already. */
+void stream_send_fin(struct sock *s)
+{
+    if (s->pcb.tcp == NULL || s->fin_sent)
+        return;
+    s->fin_sent = 1;
+    tcp_shutdown(s->pcb.tcp, 0, 1);
+}
+
 int stream_shutdown(struct sock *s, int how)
 {
     int rd = how != 1, wr = how != 0;
@@ -389,11 +409,9 @@ int stream_shutdown(struct sock *s, int how)
     }
     s->told = 1;
     s->shut_rd |= rd;
-    if (wr && !s->shut_wr) {
-        s->shut_wr = 1;
-        if (s->pcb.tcp != NULL)
-            tcp_shutdown(s->pcb.tcp, 0, 1);
-    }
+    s->shut_wr |= wr;
+    if (wr)
+        stream_send_fin(s);
     sock_touch(s, 1);
     return 0;
 }
