@@ -202,6 +202,25 @@ def test_datagrams_that_cannot_be_sent(peer: Peer, host: str, other: str) -> Non
     assert failure(sock.accept) == errno.EOPNOTSUPP
 
 
+@pytest.mark.parametrize(("host", "other"), FAMILIES)
+def test_a_datagram_socket_has_a_port_though_its_first_call_fails(
+    peer: Peer, host: str, other: str
+) -> None:
+    for call, number in (
+        (lambda sock: sock.send(b""), errno.EDESTADDRREQ),
+        (lambda sock: sock.sendto(bytes(65528), (other, 9)), errno.EMSGSIZE),
+        (lambda sock: sock.sendto(b"x", (other, 0)), errno.EINVAL),
+    ):
+        sock = make(peer, host, socket.SOCK_DGRAM)
+        assert failure(call, sock) == number
+        assert sock.getsockname()[0] == ("::" if ":" in host else "0.0.0.0")
+        assert sock.getsockname()[1] > 0
+        assert failure(sock.bind, (host, 53)) == errno.EINVAL
+    refused = make(peer, HOST4, socket.SOCK_DGRAM)
+    assert failure(refused.connect, ("10.0.0.255", 9)) == errno.EACCES
+    assert refused.getsockname()[1] > 0
+
+
 def test_broadcasting_needs_permission(peer: Peer) -> None:
     sock = make(peer, HOST4, socket.SOCK_DGRAM)
     for address in ("255.255.255.255", "10.0.0.255"):

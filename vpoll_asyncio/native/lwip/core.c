@@ -82,7 +82,7 @@ static int loop_deliver(struct netif *netif, int budget)
             && check_packet((const u8_t *)p->payload, p->len, 0) == BACKLOG) {
             counters.rx_backlog++;
             pbuf_free(p);
-        } else if (ip_input(p, netif) != ERR_OK) {
+        } else if (nets_loop_input(netif, p) != ERR_OK) {
             pbuf_free(p);
         }
     }

@@ -1,21 +1,23 @@
 /* UDP sockets over lwIP's raw interface, with a queue of datagrams each. */
 
 #include "shim.h"
+#include "lwip/icmp.h"
+#include "lwip/prot/udp.h"
 
 static void store_names(struct sock *s)
 {
-    s->local_port = s->pcb.udp->local_port;
-    if (s->state == S_CONNECTED && ip_addr_isany(&s->pcb.udp->local_ip)) {
-        /* getsockname() names the address that the route would use. */
-        struct netif *netif = ip_route(&s->pcb.udp->local_ip, &s->pcb.udp->remote_ip);
-        const ip_addr_t *ip = netif != NULL
-            ? ip_netif_get_local_ip(netif, &s->pcb.udp->remote_ip) : NULL;
-        if (ip != NULL) {
-            ip_addr_copy(s->local, *ip);
-            return;
-        }
-    }
     ip_addr_copy(s->local, s->pcb.udp->local_ip);
+    s->local_port = s->pcb.udp->local_port;
+}
+
+/* __ip4_datagram_connect(): the address that the route uses is the socket's from then on. */
+static void fix_local(struct sock *s)
+{
+    ip_addr_t *local = &s->pcb.udp->local_ip;
+    struct netif *netif = ip_route(local, &s->remote);
+    const ip_addr_t *ip = netif != NULL ? ip_netif_get_local_ip(netif, &s->remote) : NULL;
+    if (ip_addr_isany(local) && ip != NULL)
+        ip_addr_copy(*local, *ip);
 }
 
 uint32_t dgram_mask(const struct sock *s)
@@ -35,12 +37,25 @@ uint32_t dgram_mask(const struct sock *s)
     return mask;
 }
 
+/* Answer as udp_input() does when no block is there for a datagram. */
+static void refuse(struct pbuf *p)
+{
+    if (!ip_addr_ismulticast(ip_current_dest_addr()) && !nets_is_broadcast(ip_current_dest_addr())
+        && pbuf_header_force(p, (s16_t)(ip_current_header_tot_len() + UDP_HLEN)) == 0)
+        icmp_port_unreach(ip_current_is_v6(), p);
+    pbuf_free(p);
+}
+
 static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *addr,
                         u16_t port)
 {
     struct sock *s = arg;
     struct dgram *d;
     LWIP_UNUSED_ARG(pcb);
+    if (s->state == S_CONNECTED && s->remote_port == 0 && !ip_addr_cmp(addr, &s->remote)) {
+        refuse(p);
+        return;
+    }
     /* An empty datagram costs something too, or they would pile up without bound. */
     if (s->dg_bytes + p->tot_len + sizeof *d > s->rcvbuf || (d = malloc(sizeof *d)) == NULL) {
         pbuf_free(p);
@@ -114,22 +129,42 @@ int dgram_bind(struct sock *s, const ip_addr_t *ip, u16_t port)
     return 0;
 }
 
+/* inet_autobind(): whoever sends or connects has a port, even if that fails. */
+int dgram_autobind(struct sock *s)
+{
+    if (s->bound || s->pcb.udp == NULL)
+        return 0;
+    if (udp_bind(s->pcb.udp, s->v6only ? IP6_ADDR_ANY : &s->pcb.udp->local_ip, 0) != ERR_OK)
+        return -EAGAIN;
+    s->bound = 1;
+    store_names(s);
+    return 0;
+}
+
 int dgram_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
 {
-    err_t err;
+    err_t err = ERR_OK;
+    int result;
     if (s->pcb.udp == NULL)
         return -ENETDOWN;
+    if ((result = sock_check_target(s, ip)) < 0)
+        return result;
     if (nets_is_broadcast(ip) && !s->broadcast)
         return -EACCES;
     if (ip_route(&s->pcb.udp->local_ip, ip) == NULL)
         return -ENETUNREACH;
-    err = udp_connect(s->pcb.udp, ip, port);
+    /* __udp4_lib_lookup(): port 0 stands for every port of the peer, which lwIP cannot say;
+     * on_datagram() knows who that is. */
+    if (port == 0)
+        udp_disconnect(s->pcb.udp);
+    else
+        err = udp_connect(s->pcb.udp, ip, port);
     if (err != ERR_OK)
-        return err == ERR_USE ? -EAGAIN : -errno_of(err);
+        return -errno_of(err);
     s->state = S_CONNECTED;
-    s->bound = 1;
-    ip_addr_copy(s->remote, s->pcb.udp->remote_ip);
+    ip_addr_copy(s->remote, *ip);
     s->remote_port = port;
+    fix_local(s);
     store_names(s);
     return 0;
 }
@@ -170,8 +205,30 @@ int64_t dgram_recv(struct sock *s, char *out, size_t size, int flags, struct vp_
     return result;
 }
 
+/* udp_sendto() would send from an interface's own address only; a host with several may
+ * send from any of them, through any interface. */
+static err_t put_out(struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *to, u16_t port)
+{
+    ip_addr_t local;
+    struct netif *netif;
+    err_t err;
+    ip_addr_copy(local, pcb->local_ip);
+    if (ip_addr_isany(&local) || ip_addr_ismulticast(to))
+        return udp_sendto(pcb, p, to, port);
+    if (IP_IS_V6(&local) == IP_IS_V6(to)) {
+        netif = ip_route(&local, to);
+        return netif != NULL ? udp_sendto_if_src(pcb, p, to, port, netif, &local) : ERR_RTE;
+    }
+    /* udpv6_sendmsg(): who got an IPv6 address by connect() may still name an IPv4 one. */
+    ip_addr_copy(pcb->local_ip, ip_addr_any_type);
+    err = udp_sendto(pcb, p, to, port);
+    ip_addr_copy(pcb->local_ip, local);
+    return err;
+}
+
 int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_t *to, u16_t port)
 {
+    int result, named = to != NULL;
     struct pbuf *p;
     err_t err;
     if (s->state == S_DEAD)
@@ -182,10 +239,14 @@ int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_
         to = &s->remote;
         port = s->remote_port;
     }
-    if (size > (IP_IS_V6(to) ? 65527u : 65507u))
+    /* A packet of lwIP has 16 bits for its length, with its header. */
+    if (size > (IP_IS_V6(to) ? 65487u : 65507u))
         return -EMSGSIZE;
-    if (port == 0)
+    /* Only who has named it is refused, or whom udpv6_sendmsg() takes for such. */
+    if (port == 0 && (named || (s->v6 && IP_IS_V4(to))))
         return -EINVAL;
+    if ((result = sock_check_target(s, to)) < 0)
+        return result;
     if (nets_is_broadcast(to) && !s->broadcast)
         return -EACCES;
     if (s->error)
@@ -199,12 +260,8 @@ int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_
         return -ENOBUFS;
     if (size)
         pbuf_take(p, data, (u16_t)size);
-    err = udp_sendto(s->pcb.udp, p, to, port);
+    err = put_out(s->pcb.udp, p, to, port);
     pbuf_free(p);
-    if (!s->bound && s->pcb.udp->local_port) {
-        s->bound = 1;
-        store_names(s);
-    }
     /* A frame that found no room after all is lost, as datagrams may be. */
     if (err != ERR_OK && err != ERR_MEM)
         return -errno_of(err);
@@ -219,7 +276,8 @@ void dgram_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_t
     LWIP_UNUSED_ARG(local);
     while ((s = sock_each(&cursor)) != NULL) {
         if (s->stream || s->state != S_CONNECTED || s->local_port != local_port
-            || s->remote_port != remote_port || IP_GET_TYPE(&s->remote) != IP_GET_TYPE(remote))
+            || (s->remote_port != 0 && s->remote_port != remote_port)
+            || IP_GET_TYPE(&s->remote) != IP_GET_TYPE(remote))
             continue;
         if (IP_IS_V6(remote) ? ip6_addr_cmp_zoneless(ip_2_ip6(&s->remote), ip_2_ip6(remote))
                              : ip_addr_cmp(&s->remote, remote)) {

@@ -12,6 +12,8 @@
 
 enum { INTERFACES = 8 };
 
+#define LOOP_BROADCAST PP_HTONL(0x7fffffffu)
+
 static struct netif nets[INTERFACES];
 static int net_count;
 static struct netif loopback;
@@ -61,7 +63,7 @@ int nets_is_broadcast(const ip_addr_t *addr)
 {
     if (!IP_IS_V4(addr))
         return 0;
-    if (ip_2_ip4(addr)->addr == IPADDR_BROADCAST)
+    if (ip_2_ip4(addr)->addr == IPADDR_BROADCAST || ip_2_ip4(addr)->addr == LOOP_BROADCAST)
         return 1;
     for (int i = 0; i < net_count; i++)
         if (ip4_addr_isbroadcast(ip_2_ip4(addr), &nets[i]))
@@ -80,6 +82,21 @@ int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote)
         return 1;
     return IP_IS_V6(remote) ? netif_get_ip6_addr_match(netif, ip_2_ip6(remote)) >= 0
                             : ip4_addr_cmp(ip_2_ip4(remote), netif_ip4_addr(netif));
+}
+
+/* All of 127.0.0.0/8 is this host's, as in the kernel's table of local routes.  lwIP takes
+ * packets for the address of the interface only, so that is the address meanwhile. */
+err_t nets_loop_input(struct netif *netif, struct pbuf *p)
+{
+    ip4_addr_t *own = ip_2_ip4(&loopback.ip_addr), home = *own;
+    const struct ip_hdr *header = p->payload;
+    err_t err;
+    if (netif == &loopback && p->len >= IP_HLEN && IPH_V(header) == 4
+        && ip4_addr_isloopback(&header->dest) && header->dest.addr != LOOP_BROADCAST)
+        own->addr = header->dest.addr;
+    err = ip_input(p, netif);
+    *own = home;
+    return err;
 }
 
 static err_t link_output(struct netif *netif, struct pbuf *p)

@@ -16,7 +16,7 @@ static int64_t get(struct sock *s, int option)
     case VP_LINGER: return s->linger_on ? s->linger_seconds : -1;
     case VP_TTL: return s->ttl;
     case VP_TOS: return s->tos;
-    case VP_V6ONLY: return s->v6 ? s->v6only : -ENOPROTOOPT;
+    case VP_V6ONLY: return s->v6 ? s->v6only : -EOPNOTSUPP;
     case VP_AVAILABLE:
         if (s->state == S_LISTEN)
             return -EINVAL;

@@ -41,8 +41,7 @@ static int in_use(const struct sock *s, const ip_addr_t *ip, u16_t port)
         for (; pcb != NULL; pcb = pcb->next) {
             if (pcb->local_port != port || !overlap(ip, &pcb->local_ip))
                 continue;
-            if (pcb->state == LISTEN || !s->reuse
-                || !(ip_get_option(pcb, SOF_REUSEADDR) || pcb->state == TIME_WAIT))
+            if (pcb->state == LISTEN || !s->reuse || !ip_get_option(pcb, SOF_REUSEADDR))
                 return 1;
         }
     }
@@ -234,6 +233,18 @@ static void recycle_time_wait(unsigned flags, u32_t seqno, const ip_addr_t *src,
         if (flags & TCP_RST ? seqno == pcb->rcv_nxt : TCP_SEQ_GT(seqno, pcb->rcv_nxt))
             tcp_abort(pcb);
         return;
+    }
+}
+
+/* tcp_twsk_unique(): inside the host, who has the port may connect again at once. */
+void stream_replace_time_wait(u16_t local_port, const ip_addr_t *remote, u16_t remote_port)
+{
+    for (struct tcp_pcb *pcb = tcp_tw_pcbs, *next; pcb != NULL; pcb = next) {
+        next = pcb->next;
+        if (pcb->local_port == local_port && pcb->remote_port == remote_port
+            && same_host(&pcb->remote_ip, remote)
+            && nets_is_inside(&pcb->local_ip, &pcb->remote_ip))
+            tcp_abort(pcb);
     }
 }
 

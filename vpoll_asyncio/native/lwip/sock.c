@@ -253,15 +253,34 @@ void sock_from_ip(const struct sock *s, const ip_addr_t *ip, u16_t port, struct 
     }
 }
 
-/* As the kernel has it, "any" as a destination is this host. */
-static void any_is_here(ip_addr_t *ip)
+/* Whether the socket itself has an IPv4 address, which one of AF_INET6 can have too. */
+static int at_v4(const struct sock *s)
+{
+    return IP_IS_V4_VAL(s->local) && !ip_addr_isany(&s->local);
+}
+
+/* "Any" as a destination is this host: tcp_v6_connect(), ip_route_output_key_hash_rcu(). */
+static void any_is_here(const struct sock *s, ip_addr_t *ip)
 {
     if (!ip_addr_isany(ip))
         return;
-    if (IP_IS_V6(ip))
-        ip_2_ip6(ip)->addr[3] = PP_HTONL(1);
+    if (IP_IS_V4(ip) && at_v4(s))
+        ip_addr_copy(*ip, s->local);
+    else if (IP_IS_V4(ip) || at_v4(s))
+        IP_ADDR4(ip, 127, 0, 0, 1);
     else
-        ip_2_ip4(ip)->addr = PP_HTONL(IPADDR_LOOPBACK);
+        ip_2_ip6(ip)->addr[3] = PP_HTONL(1);
+}
+
+int sock_check_target(const struct sock *s, const ip_addr_t *ip)
+{
+    /* ip6_dst_lookup_tail() */
+    if (IP_IS_V6(ip) && at_v4(s))
+        return -EAFNOSUPPORT;
+    /* ip_mkroute_output(): what has a loopback address does not leave the host. */
+    if (ip_addr_isloopback(&s->local) && !nets_own_address(ip))
+        return -EINVAL;
+    return 0;
 }
 
 int64_t vp_socket(int family, int stream)
@@ -318,6 +337,7 @@ int vp_bind(uint64_t handle, const struct vp_addr *addr)
     ON_SOCKET(int, handle, {
         ip_addr_t ip;
         if ((result = sock_to_ip(s, addr, &ip)) == 0) {
+            int native = IP_IS_V6(&ip) && !ip_addr_isany(&ip);
             if (!ip_addr_isany(&ip) && !nets_own_address(&ip)
                 && !(!s->stream && nets_is_broadcast(&ip)))
                 result = -EADDRNOTAVAIL;
@@ -325,6 +345,11 @@ int vp_bind(uint64_t handle, const struct vp_addr *addr)
                 result = stream_bind(s, &ip, (u16_t)addr->port);
             else
                 result = dgram_bind(s, &ip, (u16_t)addr->port);
+            /* __inet6_bind(): who has an IPv6 address speaks no IPv4. */
+            if (result == 0 && native)
+                s->v6only = 1;
+        } else if (result == -ENETUNREACH) {
+            result = -EINVAL;
         }
     })
 }
@@ -355,8 +380,9 @@ int vp_connect(uint64_t handle, const struct vp_addr *addr)
 {
     ON_SOCKET(int, handle, {
         ip_addr_t ip;
-        if ((result = sock_to_ip(s, addr, &ip)) == 0) {
-            any_is_here(&ip);
+        result = s->stream ? 0 : dgram_autobind(s);
+        if (result == 0 && (result = sock_to_ip(s, addr, &ip)) == 0) {
+            any_is_here(s, &ip);
             result = s->stream ? stream_connect(s, &ip, (u16_t)addr->port)
                                : dgram_connect(s, &ip, (u16_t)addr->port);
         }
@@ -420,10 +446,12 @@ int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_
         ip_addr_t ip;
         if (s->stream)
             result = stream_send(s, data, size);
+        else if ((result = dgram_autobind(s)) < 0)
+            ;
         else if (to == NULL)
             result = dgram_send(s, data, size, NULL, 0);
         else if ((result = sock_to_ip(s, to, &ip)) == 0) {
-            any_is_here(&ip);
+            any_is_here(s, &ip);
             result = dgram_send(s, data, size, &ip, (u16_t)to->port);
         }
     })
@@ -440,7 +468,7 @@ int vp_sockname(uint64_t handle, struct vp_addr *out)
 int vp_peername(uint64_t handle, struct vp_addr *out)
 {
     ON_SOCKET(int, handle, {
-        if (s->state != S_CONNECTED) {
+        if (s->state != S_CONNECTED || s->remote_port == 0) {
             result = -ENOTCONN;
         } else {
             sock_from_ip(s, &s->remote, s->remote_port, out);

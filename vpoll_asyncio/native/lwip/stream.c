@@ -323,6 +323,7 @@ int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
 {
     struct tcp_pcb *pcb = s->pcb.tcp;
     err_t err;
+    int result;
     switch (s->state) {
     case S_LISTEN:
         return -EISCONN;
@@ -348,8 +349,11 @@ int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
     }
     if (pcb == NULL)
         return -ENETDOWN;
+    if ((result = sock_check_target(s, ip)) < 0)
+        return result;
     if (ip_addr_ismulticast(ip) || nets_is_broadcast(ip))
         return -ENETUNREACH;
+    stream_replace_time_wait(pcb->local_port, ip, port);
     err = tcp_connect(pcb, ip, port, on_connected);
     if (err != ERR_OK) {
         /* The remote address stays behind in the block. */

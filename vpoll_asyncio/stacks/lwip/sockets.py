@@ -21,6 +21,7 @@ __all__ = ["LwipSocket"]
 # Plain ints: an IntFlag's operators are Python, a tenth of what a short message costs.
 _MSG_OOB: Final = int(socket.MSG_OOB)
 _MSG_PEEK: Final = int(socket.MSG_PEEK)
+_MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 
 _PEEK: Final = 1
 _TRUNC: Final = 2
@@ -93,7 +94,10 @@ class LwipSocket(UserSocket):
     def do_recv_into(self, buffer: memoryview, flags: int) -> int:
         if flags & _MSG_OOB or len(buffer) == 0:
             return super().do_recv_into(buffer, flags)
-        count = self.stack.core.receive_into(self._handle, buffer, self._native_flags(flags))
+        wanted = _TRUNC if flags & _MSG_TRUNC else 0
+        count = self.stack.core.receive_into(
+            self._handle, buffer, self._native_flags(flags) | wanted
+        )
         if count == _EAGAIN:
             raise would_block()
         raise_errno(count)
