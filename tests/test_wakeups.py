@@ -28,6 +28,7 @@ from ourloops import (
     when_asleep,
 )
 from vpoll_asyncio import EventMask, VPoll
+from vpoll_asyncio.hot.accelerator import ACCELERATOR
 from vpoll_asyncio.loops import EventLoop
 from vpoll_asyncio.relay import make_trigger
 from vpoll_asyncio.selector import VPollSelector
@@ -135,36 +136,57 @@ def test_event_wakes_a_bare_selector(whence: Callable[..., None]) -> None:
         assert found == [(key, 1)]
 
 
-def test_event_between_the_look_and_the_sleep_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch,
+def after_the_look(
+    selector: VPollSelector, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Set where the selector has found nothing and is about to announce its sleep."""
+    def clock() -> float:
+        # Asked before the announcement.
+        if not selector.asleep:
+            act()
+        return 0.0
+
+    monkeypatch.setattr("vpoll_asyncio.selector.monotonic", clock)
+
+
+def after_the_announcement(
+    selector: VPollSelector, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Work:
+        def __bool__(self) -> bool:
+            if selector.asleep:
+                act()
+            return False
+
+    selector.work = Work()
+
+
+# The compiled selector looks and announces in one step.
+MOMENTS = [after_the_announcement] if ACCELERATOR else [after_the_look, after_the_announcement]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_event_between_the_look_and_the_sleep_is_not_lost(
+    moment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set where the selector has found nothing and is about to sleep."""
     with new_vpoll() as vpoll, VPollSelector() as selector:
         key = selector.register(vpoll, 1)
-
-        def clock() -> float:
-            # Asked after the first look and before the announcement.
-            if not selector.asleep:
-                vpoll.add_events(EventMask.IN)
-            return 0.0
-
-        monkeypatch.setattr("vpoll_asyncio.selector.monotonic", clock)
+        moment(selector, lambda: vpoll.add_events(EventMask.IN), monkeypatch)
         with selector_watchdog(selector):
             assert selector.select(1_000_000) == [(key, 1)]
 
 
 def test_trigger_between_the_look_and_the_sleep_is_not_lost() -> None:
     """What a loop has queued after it computed its time-out keeps the selector awake."""
-    queue: list[str] = []
     asked = []
 
-    def has_work() -> int:
-        asked.append(selector.asleep)
-        queue.append("handle")
-        return len(queue)
+    class Work:
+        def __bool__(self) -> bool:
+            asked.append(selector.asleep)
+            return True
 
     with VPollSelector() as selector:
-        selector.has_work = has_work
+        selector.work = Work()
         with selector_watchdog(selector):
             assert selector.select() == []
     assert asked[0], "asked before the sleep was announced"

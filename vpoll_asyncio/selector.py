@@ -394,13 +394,13 @@ class VPollSelector(SelectorState, selectors.BaseSelector):
         self.spared = 0
         left = timeout
         deadline = None if timeout is None else monotonic() + timeout
-        ready, has_work = self.ready, self.has_work
+        ready, work = self.ready, self.work
         while True:
             wait = -1 if left is None else math.ceil(left * 1e3) * 1e-3
             self.asleep = True
             try:
                 # The second look: whoever came before the announcement did not wake us.
-                if ready or (has_work is not None and has_work()):
+                if ready or work:
                     wait = 0
                 seen = self.epoll.poll(wait, len(self.entries) + 1)
             finally:
@@ -409,7 +409,7 @@ class VPollSelector(SelectorState, selectors.BaseSelector):
                 found += self._keys(seen)
             if ready:
                 self._take_ready(found)
-            if found or (has_work is not None and has_work()):
+            if found or work:
                 return found
             if deadline is not None:
                 left = deadline - monotonic()

@@ -29,20 +29,21 @@ class SelectorState:
         "asleep",
         "entries",
         "epoll",
-        "has_work",
         "push",
         "ready",
         "spare",
         "spared",
         "spared_until",
+        "work",
     )
 
     ready: deque[Any]
     """The ready set.  Only vpolls' waiters append to it."""
     asleep: bool
     """Whether a wake-up is needed, for whoever has just published something."""
-    has_work: Callable[[], object] | None
-    """What a loop sets: asked after the announcement of sleep whether to sleep at all."""
+    work: object
+    """What a loop sets: its queue, whose truth says after the announcement of sleep that
+    there is work, and no sleep at all."""
     push: Callable[[Any], object] | None
     """What a loop sets: queues a handle for its next turn."""
     spare: bool
@@ -54,7 +55,7 @@ class SelectorState:
     def __init__(self, epoll: select.epoll) -> None:
         self.ready = deque()
         self.asleep = False
-        self.has_work = self.push = None
+        self.work = self.push = None
         self.spare = False
         self.entries = {}
         self.epoll = epoll
@@ -70,8 +71,8 @@ class SelectorState:
         timeout -- seconds, rounded up to milliseconds as epoll counts; None waits for
             ever, 0 and less do not wait
 
-        Returns an empty list after `timeout`, or earlier when a loop's `has_work` says
-        so.  Signal handlers run meanwhile, and what they raise is raised here.
+        Returns an empty list after `timeout`, or earlier when a loop has `work`.
+        Signal handlers run meanwhile, and what they raise is raised here.
         """
         # What a loop asks for in every turn that has work: in as few calls as can be.
         if timeout == 0 and not self.ready:

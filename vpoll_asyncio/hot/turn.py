@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import selectors
+from asyncio import base_events
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +22,14 @@ __all__ = ["ReaderState", "TurnState", "run_ready"]
 
 _Handle: Final[Any] = asyncio.Handle
 _TimerHandle: Final[Any] = asyncio.TimerHandle
+_LONGEST_SLEEP: Final[float] = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
+# asyncio drops cancelled timers where they are this share of more than so many.
+_FEW_CANCELLED: Final[float] = (
+    base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
+    * base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
+)
+_EVENT_READ: Final = selectors.EVENT_READ
+_EVENT_WRITE: Final = selectors.EVENT_WRITE
 
 
 def run_ready(ready: deque[Any]) -> None:
@@ -53,13 +63,13 @@ def run_ready(ready: deque[Any]) -> None:
 class TurnState:
     """A turn of asyncio's loop, with the same things in the same order as there.
 
-    Subclasses have ``_debug_turn()``, a turn of asyncio's own; ``_sleep()``, which asks
-    the selector where there is nothing to do; ``_drop_cancelled_timers()`` and
-    ``_take_timers()``.
+    Subclasses have ``_debug_turn()``, a turn of asyncio's own; ``_drop_cancelled_timers()``,
+    and ``_take_timers(end)``, which queues the timers that are due before `end`.
     """
 
     __slots__ = ()
 
+    _clock_resolution: float
     _debug: bool
     _ready: deque[Any]
     _scheduled: list[Any]
@@ -68,9 +78,10 @@ class TurnState:
     _timer_cancelled_count: int
     _debug_turn: Callable[[], None]
     _drop_cancelled_timers: Callable[[], None]
-    _process_events: Callable[[Any], None]
-    _sleep: Callable[[], Any]
-    _take_timers: Callable[[], None]
+    _remove_reader: Callable[[Any], object]
+    _remove_writer: Callable[[Any], object]
+    _take_timers: Callable[[float], None]
+    time: Callable[[], float]
 
     def _run_once(self) -> None:
         # Debug mode times every handle.  Tools that watch a loop replace Handle._run.
@@ -78,15 +89,36 @@ class TurnState:
             self._debug_turn()
             return
         ready = self._ready
-        if self._timer_cancelled_count:
+        cancelled = self._timer_cancelled_count
+        if cancelled and (cancelled > _FEW_CANCELLED or self._scheduled[0]._cancelled):
             self._drop_cancelled_timers()
-        found = self._selector.select(0) if ready or self._stopping else self._sleep()
+        timeout: float | None = None
+        if ready or self._stopping:
+            timeout = 0
+        elif self._scheduled:
+            timeout = min(max(0, self._scheduled[0]._when - self.time()), _LONGEST_SLEEP)
+        found = self._selector.select(timeout)
         if found:
             self._process_events(found)
             found = None
         if self._scheduled:
-            self._take_timers()
+            end = self.time() + self._clock_resolution
+            if self._scheduled[0]._when < end:
+                self._take_timers(end)
         run_ready(ready)
+
+    def _process_events(self, found: list[tuple[Any, int]]) -> None:
+        for (fileobj, _, _, (reader, writer)), events in found:
+            if events & _EVENT_READ and reader is not None:
+                if reader._cancelled:
+                    self._remove_reader(fileobj)
+                else:
+                    self._ready.append(reader)
+            if events & _EVENT_WRITE and writer is not None:
+                if writer._cancelled:
+                    self._remove_writer(fileobj)
+                else:
+                    self._ready.append(writer)
 
 
 class ReaderState(asyncio.Handle):

@@ -61,7 +61,7 @@ class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
             raise
         queue = ready_queue(self)
         self.push = selector.push = queue.append
-        selector.has_work = queue.__len__
+        selector.work = queue
         try:
             self.init_dispatch(stack)
         except BaseException:

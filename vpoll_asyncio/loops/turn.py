@@ -22,7 +22,6 @@ from ..hot.turn import TurnState
 
 __all__ = ["TurnLoop"]
 
-_LONGEST_SLEEP: Final[float] = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
 _FEW_TIMERS: Final[int] = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
 _CANCELLED_SHARE: Final[float] = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
 _asyncio_turn: Final[Callable[[Any], None]] = base_events.BaseEventLoop._run_once  # type: ignore[attr-defined]
@@ -39,13 +38,6 @@ class TurnLoop(TurnState, asyncio.SelectorEventLoop):
 
     def _debug_turn(self) -> None:
         _asyncio_turn(self)
-
-    def _sleep(self) -> Any:
-        """Ask the selector until the next timer is due."""
-        if not self._scheduled:
-            return self._selector.select()
-        left = self._scheduled[0]._when - self.time()
-        return self._selector.select(min(max(0, left), _LONGEST_SLEEP))
 
     def _drop_cancelled_timers(self) -> None:
         """Forget cancelled timers: all of them when they are many, else those that are next."""
@@ -66,10 +58,9 @@ class TurnLoop(TurnState, asyncio.SelectorEventLoop):
             self._timer_cancelled_count -= 1
             heapq.heappop(scheduled)._scheduled = False
 
-    def _take_timers(self) -> None:
-        """Queue the timers that are due."""
+    def _take_timers(self, end: float) -> None:
+        """Queue the timers that are due before `end`."""
         scheduled = self._scheduled
-        end = self.time() + self._clock_resolution
         while scheduled and scheduled[0]._when < end:
             timer = heapq.heappop(scheduled)
             timer._scheduled = False

@@ -12,6 +12,8 @@
 
 enum { EVENT_IN = 0x001, EVENT_OUT = 0x004, EVENT_RDNORM = 0x040, EVENT_WRNORM = 0x100 };
 enum { KEPT_EVENTS = 0x0fffffff };
+/* selectors.EVENT_READ and EVENT_WRITE */
+enum { SELECT_READ = 1, SELECT_WRITE = 2 };
 
 typedef struct {
     PyObject_HEAD
@@ -67,7 +69,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ready, *entries, *epoll, *has_work, *push;
+    PyObject *ready, *entries, *epoll, *work, *push;
     double spared_until;
     int fd, spared;
     char asleep, spare;
@@ -78,13 +80,14 @@ extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
-    X(_debug) X(_debug_turn) X(_drop_cancelled_timers) X(_keys) X(_process_events) X(_ready) \
-    X(_run) X(_scheduled) X(_select_slowly) X(_selector) X(_sleep) X(_stopping) X(_take_timers) \
-    X(_timer_cancelled_count) \
+    X(_cancelled) X(_clock_resolution) X(_debug) X(_debug_turn) X(_drop_cancelled_timers) \
+    X(_keys) X(_process_events) X(_ready) X(_remove_reader) X(_remove_writer) X(_run) \
+    X(_scheduled) X(_select_slowly) X(_selector) X(_stopping) X(_take_ready) X(_take_timers) \
+    X(_timer_cancelled_count) X(_when) \
     X(add_waiter) X(append) X(ask) X(data_received) X(end_direct) X(goes_on) X(operate) \
     X(peek) X(popleft) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
     X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
-    X(select) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
+    X(select) X(time) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
     X(write_rest)
 #define DECLARE(name) extern PyObject *str_##name;
 NAMES(DECLARE)
@@ -118,6 +121,7 @@ int relay_push(PyObject *relay, PyObject *hop);
 int lock_is_free(PyObject *lock);
 PyObject *pipe_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
 PyObject *pipe_recv_some(PyObject *self, PyObject *bufsize);
+int prepare_selector(void);
 int prepare_turn(void);
 int reader_notice(PyObject *reader, unsigned int mask);
 PyObject *run_ready(PyObject *module, PyObject *ready);

@@ -6,6 +6,9 @@
 static PyTypeObject *handle_type, *timer_type;
 static Py_ssize_t handle_callback, handle_args, handle_context, handle_cancelled;
 
+/* asyncio's bounds, as vpoll_asyncio/hot/turn.py has them. */
+static double longest_sleep, few_cancelled;
+
 /* _asyncio.report_exception and _asyncio.run_handle. */
 static PyObject *report_exception, *run_handle;
 
@@ -57,17 +60,23 @@ static int run_plain(PyObject *handle)
                         slot(handle, handle_args));
 }
 
+/* Returns whether a handle is cancelled, or -1 with an exception. */
+static int is_cancelled(PyObject *handle)
+{
+    if (Py_TYPE(handle) == handle_type || Py_TYPE(handle) == timer_type) {
+        PyObject *cancelled = slot(handle, handle_cancelled);
+        return cancelled && cancelled != Py_False;
+    }
+    PyObject *cancelled = PyObject_GetAttr(handle, str__cancelled);
+    int is = cancelled ? PyObject_IsTrue(cancelled) : -1;
+    Py_XDECREF(cancelled);
+    return is;
+}
+
 static int run_other(PyObject *handle)
 {
-    static PyObject *name;
-    if (!name && !(name = PyUnicode_InternFromString("_cancelled")))
-        return -1;
-    PyObject *cancelled = PyObject_GetAttr(handle, name);
-    int is_cancelled = cancelled ? PyObject_IsTrue(cancelled) : -1;
-    Py_XDECREF(cancelled);
-    if (is_cancelled)
-        return is_cancelled < 0 ? -1 : 0;
-    return notify(handle, str__run);
+    int cancelled = is_cancelled(handle);
+    return cancelled ? (cancelled < 0 ? -1 : 0) : notify(handle, str__run);
 }
 
 PyObject *run_ready(PyObject *module, PyObject *ready)
@@ -115,40 +124,100 @@ static int is_stopping(PyObject *self)
     return is;
 }
 
+/* A new reference to the timer that is due first, NULL without or with an exception. */
+static PyObject *first_timer(PyObject *self)
+{
+    PyObject *scheduled = PyObject_GetAttr(self, str__scheduled);
+    Py_ssize_t count = scheduled ? PyObject_Size(scheduled) : -1;
+    PyObject *timer = count > 0 ? PySequence_GetItem(scheduled, 0) : NULL;
+    Py_XDECREF(scheduled);
+    return timer;
+}
+
+/* The float that `owner` has as `name`; -1 with an exception, which the caller looks for. */
+static double number(PyObject *owner, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(owner, name);
+    double result = value ? PyFloat_AsDouble(value) : -1;
+    Py_XDECREF(value);
+    return result;
+}
+
+static double loop_time(PyObject *self)
+{
+    PyObject *now = PyObject_CallMethodNoArgs(self, str_time);
+    double result = now ? PyFloat_AsDouble(now) : -1;
+    Py_XDECREF(now);
+    return result;
+}
+
 /* Returns 0, or -1 with an exception. */
 static int drop_cancelled_timers(PyObject *self)
 {
-    PyObject *count = PyObject_GetAttr(self, str__timer_cancelled_count);
-    int any = count ? PyObject_IsTrue(count) : -1;
-    Py_XDECREF(count);
-    return any > 0 ? notify(self, str__drop_cancelled_timers) : any;
+    double count = number(self, str__timer_cancelled_count);
+    if (count <= 0)
+        return PyErr_Occurred() ? -1 : 0;
+    if (count <= few_cancelled) {
+        PyObject *timer = first_timer(self);
+        int cancelled = timer ? is_cancelled(timer) : PyErr_Occurred() ? -1 : 0;
+        Py_XDECREF(timer);
+        if (cancelled <= 0)
+            return cancelled;
+    }
+    return notify(self, str__drop_cancelled_timers);
 }
 
 /* Returns 0, or -1 with an exception. */
 static int take_timers(PyObject *self)
 {
-    PyObject *scheduled = PyObject_GetAttr(self, str__scheduled);
-    Py_ssize_t count = scheduled ? PyObject_Size(scheduled) : -1;
-    Py_XDECREF(scheduled);
-    return count > 0 ? notify(self, str__take_timers) : (int)count;
+    PyObject *timer = first_timer(self);
+    if (!timer)
+        return PyErr_Occurred() ? -1 : 0;
+    double end = loop_time(self);
+    if (!PyErr_Occurred())
+        end += number(self, str__clock_resolution);
+    double when = PyErr_Occurred() ? -1 : number(timer, str__when);
+    Py_DECREF(timer);
+    if (PyErr_Occurred())
+        return -1;
+    if (when >= end)
+        return 0;
+    PyObject *limit = PyFloat_FromDouble(end);
+    int failed = !limit || notify_with(self, str__take_timers, limit);
+    Py_XDECREF(limit);
+    return failed ? -1 : 0;
 }
 
-static PyObject *ask_selector(PyObject *self, PyObject *ready)
+/* A new reference to the seconds that the selector may wait. */
+static PyObject *patience(PyObject *self, PyObject *ready)
 {
     static PyObject *zero;
     if (!zero && !(zero = PyLong_FromLong(0)))
         return NULL;
     Py_ssize_t count = PyObject_Size(ready);
     int busy = count ? (count > 0 ? 1 : -1) : is_stopping(self);
-    if (busy < 0)
+    if (busy)
+        return busy < 0 ? NULL : Py_NewRef(zero);
+    PyObject *timer = first_timer(self);
+    if (!timer)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    double when = number(timer, str__when);
+    Py_DECREF(timer);
+    double left = PyErr_Occurred() ? 0 : when - loop_time(self);
+    if (PyErr_Occurred())
         return NULL;
-    if (!busy)
-        return PyObject_CallMethodNoArgs(self, str__sleep);
+    if (left <= 0)
+        return Py_NewRef(zero);
+    return PyFloat_FromDouble(left < longest_sleep ? left : longest_sleep);
+}
+
+static PyObject *ask_selector(PyObject *self, PyObject *ready)
+{
     PyObject *selector = PyObject_GetAttr(self, str__selector);
-    if (!selector)
-        return NULL;
-    PyObject *found = PyObject_CallMethodOneArg(selector, str_select, zero);
-    Py_DECREF(selector);
+    PyObject *timeout = selector ? patience(self, ready) : NULL;
+    PyObject *found = timeout ? PyObject_CallMethodOneArg(selector, str_select, timeout) : NULL;
+    Py_XDECREF(timeout);
+    Py_XDECREF(selector);
     return found;
 }
 
@@ -175,8 +244,65 @@ done:
     return result;
 }
 
+/* Queues a handle, or has `remove` take away what was cancelled.  Returns 0, or -1 with an
+ * exception. */
+static int queue(PyObject *self, PyObject *handle, PyObject *remove, PyObject *fileobj)
+{
+    int cancelled = is_cancelled(handle);
+    if (cancelled)
+        return cancelled < 0 ? -1 : notify_with(self, remove, fileobj);
+    PyObject *ready = PyObject_GetAttr(self, str__ready);
+    int failed = !ready || notify_with(ready, str_append, handle);
+    Py_XDECREF(ready);
+    return failed ? -1 : 0;
+}
+
+static int is_tuple(PyObject *object, Py_ssize_t size)
+{
+    return object && PyTuple_Check(object) && PyTuple_GET_SIZE(object) == size;
+}
+
+static int process_event(PyObject *self, PyObject *event)
+{
+    PyObject *key = is_tuple(event, 2) ? PyTuple_GET_ITEM(event, 0) : NULL;
+    PyObject *data = is_tuple(key, 4) ? PyTuple_GET_ITEM(key, 3) : NULL;
+    if (!is_tuple(data, 2)) {
+        PyErr_Format(PyExc_ValueError, "%R is none of asyncio's (key, events)", event);
+        return -1;
+    }
+    long seen = PyLong_AsLong(PyTuple_GET_ITEM(event, 1));
+    if (seen == -1 && PyErr_Occurred())
+        return -1;
+    PyObject *fileobj = PyTuple_GET_ITEM(key, 0);
+    PyObject *reader = PyTuple_GET_ITEM(data, 0), *writer = PyTuple_GET_ITEM(data, 1);
+    int failed = 0;
+    if (seen & SELECT_READ && reader != Py_None)
+        failed = queue(self, reader, str__remove_reader, fileobj);
+    if (!failed && seen & SELECT_WRITE && writer != Py_None)
+        failed = queue(self, writer, str__remove_writer, fileobj);
+    return failed;
+}
+
+static PyObject *turn_process_events(PyObject *self, PyObject *found)
+{
+    PyObject *events = PySequence_Fast(found, "expected a list of (key, events)");
+    if (!events)
+        return NULL;
+    int failed = 0;
+    for (Py_ssize_t index = 0; !failed && index < PySequence_Fast_GET_SIZE(events); index++) {
+        PyObject *event = Py_NewRef(PySequence_Fast_GET_ITEM(events, index));
+        failed = process_event(self, event);
+        Py_DECREF(event);
+    }
+    Py_DECREF(events);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef turn_methods[] = {
     {"_run_once", turn_run_once, METH_NOARGS, NULL},
+    {"_process_events", turn_process_events, METH_O, NULL},
     {NULL},
 };
 
@@ -203,6 +329,15 @@ static Py_ssize_t offset_of(PyObject *type, const char *name)
     return offset;
 }
 
+/* -1 with an exception; does nothing where there is one already. */
+static double constant(PyObject *module, const char *name)
+{
+    PyObject *value = PyErr_Occurred() ? NULL : PyObject_GetAttrString(module, name);
+    double result = value ? PyFloat_AsDouble(value) : -1;
+    Py_XDECREF(value);
+    return result;
+}
+
 int prepare_turn(void)
 {
     PyObject *module = PyImport_ImportModule("asyncio.events");
@@ -220,7 +355,13 @@ int prepare_turn(void)
         (handle_context = offset_of(type, "_context")) < 0 ||
         (handle_cancelled = offset_of(type, "_cancelled")) < 0)
         return -1;
-    if (!(module = PyImport_ImportModule("vpoll_asyncio._asyncio")))
+    if (!(module = PyImport_ImportModule("asyncio.base_events")))
+        return -1;
+    longest_sleep = constant(module, "MAXIMUM_SELECT_TIMEOUT");
+    few_cancelled = constant(module, "_MIN_SCHEDULED_TIMER_HANDLES");
+    few_cancelled *= constant(module, "_MIN_CANCELLED_TIMER_HANDLES_FRACTION");
+    Py_DECREF(module);
+    if (PyErr_Occurred() || !(module = PyImport_ImportModule("vpoll_asyncio._asyncio")))
         return -1;
     report_exception = PyObject_GetAttrString(module, "report_exception");
     run_handle = PyObject_GetAttrString(module, "run_handle");
