@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from differential import PATIENT, Both, Differential, numbers, outcome, picks, program
+from differential import MOST_SOCKETS, PATIENT, Both, Differential, numbers, outcome, picks, program
 from memory_helpers import HUP, Lab, mask_of
 
 SOL = socket.SOL_SOCKET
@@ -98,6 +98,26 @@ class Ports(Differential):
         family = "IPv4" if "." in target else "IPv6"
         if not self._knocks() and self.tried.setdefault(both[0], family) == family:
             self.aimed(both, number, lambda sock, port: sock.connect((target, port)))
+
+    def _knock(self, client: Both, listener: Both) -> None:
+        names = {sock: at.getsockname() for sock, at in zip(client, listener, strict=True)}
+        self.same(client, lambda sock: sock.connect(names[sock]))
+
+    def _room_for_a_backlog(self) -> bool:
+        return len(self.socks) <= MOST_SOCKETS - 4 and not self._knocks()
+
+    @precondition(_room_for_a_backlog)
+    @rule(six=st.booleans(), backlog=st.integers(0, 1))
+    def make_full_backlog(self, six: bool, backlog: int) -> None:
+        """A listener, the clients that it has room for, and one that waits."""
+        self.make_listener(six, 0, backlog)
+        listener = self.socks[-1]
+        for _ in range(backlog + 2):
+            self.make("IPv6" if six else "IPv4", 0, bound=False)
+            client = self.socks[-1]
+            self.tried[client[0]] = "IPv6" if six else "IPv4"
+            self._knock(client, listener)
+            self.masks_agree()
 
     @precondition(Differential.has_sockets)
     @rule(index=picks)
