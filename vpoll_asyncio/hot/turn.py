@@ -96,7 +96,11 @@ class TurnState:
         if ready or self._stopping:
             timeout = 0
         elif self._scheduled:
-            timeout = min(max(0, self._scheduled[0]._when - self.time()), _LONGEST_SLEEP)
+            timeout = self._scheduled[0]._when - self.time()
+            if timeout < 0:
+                timeout = 0
+            elif timeout > _LONGEST_SLEEP:
+                timeout = _LONGEST_SLEEP
         found = self._selector.select(timeout)
         if found:
             self._process_events(found)
