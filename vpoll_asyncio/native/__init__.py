@@ -96,6 +96,7 @@ HELPERS: dict[str, Helper] = {
                 "option.c",
                 "stream.c",
                 "passive.c",
+                "transfer.c",
                 "dgram.c",
             ),
             headers=("shim.h",),

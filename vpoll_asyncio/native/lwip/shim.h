@@ -147,15 +147,20 @@ void stream_forget(struct tcp_pcb *pcb);
 int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port);
 void stream_send_fin(struct sock *s);
 int stream_shutdown(struct sock *s, int how);
-int stream_has_data(const struct sock *s);
-int64_t stream_recv(struct sock *s, char *out, size_t size, int flags);
-int64_t stream_send(struct sock *s, const char *data, size_t size);
+int stream_receiving_ended(const struct sock *s);
 void stream_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_t *remote,
                         u16_t remote_port, u32_t seqno, int error);
 void stream_apply(struct sock *s);
 int64_t stream_set_sndbuf(struct sock *s, int64_t value);
 void stream_push(void);
 void stream_trim_time_wait(void);
+
+/* transfer.c */
+void stream_queue_data(struct sock *s, struct pbuf *p);
+void stream_drop_data(struct sock *s);
+int stream_has_data(const struct sock *s);
+int64_t stream_recv(struct sock *s, char *out, size_t size, int flags);
+int64_t stream_send(struct sock *s, const char *data, size_t size);
 
 /* passive.c */
 void stream_drop_queue(struct sock *s);

@@ -9,7 +9,7 @@
 
 enum { TIME_WAIT_LIMIT = 4096, SNDBUF_LOW = 4096, SNDBUF_HIGH = 262144 };
 
-static int receiving_ended(const struct sock *s)
+int stream_receiving_ended(const struct sock *s)
 {
     return s->shut_rd || s->fin || s->state == S_DEAD;
 }
@@ -29,7 +29,7 @@ static int writable(const struct sock *s)
 uint32_t stream_mask(const struct sock *s)
 {
     uint32_t mask = s->error ? M_ERR : 0;
-    int rd = receiving_ended(s), wr = sending_ended(s);
+    int rd = stream_receiving_ended(s), wr = sending_ended(s);
     switch (s->state) {
     case S_LISTEN:
         /* inet_csk_listen_poll(): an error of before shows to SO_ERROR only. */
@@ -68,27 +68,6 @@ static void let_go(struct sock *s)
     s->pcb.tcp = NULL;
 }
 
-static void drop_data(struct sock *s)
-{
-    if (s->rx_head != NULL)
-        pbuf_free(s->rx_head);
-    s->rx_head = s->rx_tail = NULL;
-    s->rx_off = 0;
-    s->rx_bytes = 0;
-}
-
-static void queue_data(struct sock *s, struct pbuf *p)
-{
-    s->rx_bytes += p->tot_len;
-    if (s->rx_head == NULL)
-        s->rx_head = p;
-    else
-        s->rx_tail->next = p;
-    while (p->next != NULL)
-        p = p->next;
-    s->rx_tail = p;
-}
-
 static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 {
     struct sock *s = arg;
@@ -122,7 +101,7 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
      * a small send buffer would be empty until the timer runs. */
     if (p->tot_len > TCP_MSS)
         tcp_ack_now(pcb);
-    queue_data(s, p);
+    stream_queue_data(s, p);
     sock_touch(s, 1);
     return ERR_OK;
 }
@@ -309,7 +288,7 @@ static void disconnect(struct sock *s)
     }
     s->state = S_NEW;
     s->fin = s->fin_sent = s->shut_rd = s->shut_wr = s->blocked = 0;
-    drop_data(s);
+    stream_drop_data(s);
     if (core_is_open() && stream_create(s) == 0 && s->bound) {
         ip_addr_t ip;
         u16_t port = s->local_port;
@@ -418,110 +397,6 @@ int stream_shutdown(struct sock *s, int how)
         stream_send_fin(s);
     sock_touch(s, 1);
     return 0;
-}
-
-static size_t copy_out(struct sock *s, char *out, size_t size, int peek)
-{
-    struct pbuf *p = s->rx_head;
-    size_t done = 0, at = s->rx_off;
-    while (p != NULL && done < size) {
-        size_t n = LWIP_MIN((size_t)p->len - at, size - done);
-        memcpy(out + done, (const char *)p->payload + at, n);
-        done += n;
-        at += n;
-        if (at < p->len)
-            break;
-        at = 0;
-        p = p->next;
-        if (!peek) {
-            s->rx_head->next = NULL;
-            pbuf_free(s->rx_head);
-            s->rx_head = p;
-        }
-    }
-    if (!peek) {
-        s->rx_off = (u16_t)at;
-        s->rx_bytes -= done;
-        if (s->rx_head == NULL)
-            s->rx_tail = NULL;
-    }
-    return done;
-}
-
-int stream_has_data(const struct sock *s)
-{
-    return s->state != S_LISTEN && s->rx_bytes > 0;
-}
-
-int64_t stream_recv(struct sock *s, char *out, size_t size, int flags)
-{
-    if (s->state == S_LISTEN)
-        return -ENOTCONN;
-    if (s->rx_bytes > 0 && size > 0) {
-        size_t n = copy_out(s, out, size, flags & VP_PEEK);
-        if (s->pcb.tcp != NULL && !(flags & VP_PEEK))
-            for (size_t left = n; left > 0;) {
-                u16_t part = (u16_t)LWIP_MIN(left, 0xffffu);
-                tcp_recved(s->pcb.tcp, part);
-                left -= part;
-            }
-        return (int64_t)n;
-    }
-    if (s->fin)
-        return 0;
-    if (s->error)
-        return -sock_take_error(s);
-    if (receiving_ended(s))
-        return 0;
-    if (s->state == S_NEW)
-        return -ENOTCONN;
-    return size == 0 ? 0 : -EAGAIN;
-}
-
-/* lwIP cuts segments to half of the largest window seen and asserts that the last one
- * queued, with the room that it was given to grow, is no longer: a window that opens
- * late would make that false. */
-static void fence_segment_size(struct tcp_pcb *pcb)
-{
-    const struct tcp_seg *last = pcb->unsent;
-    u32_t half = pcb->snd_wnd_max / 2, used;
-    if (last == NULL)
-        return;
-    while (last->next != NULL)
-        last = last->next;
-    used = (u32_t)last->len + pcb->unsent_oversize;
-    if (half != 0 && half < used)
-        pcb->snd_wnd_max = used * 2;
-}
-
-int64_t stream_send(struct sock *s, const char *data, size_t size)
-{
-    struct tcp_pcb *pcb = s->pcb.tcp;
-    size_t done = 0;
-    if (s->error)
-        return -sock_take_error(s);
-    if (s->state == S_CONNECTING)
-        return -EAGAIN;
-    if (s->state != S_CONNECTED || s->shut_wr || pcb == NULL)
-        return -EPIPE;
-    if (size == 0)
-        return 0;
-    while (done < size) {
-        size_t part = LWIP_MIN(size - done, LWIP_MIN((size_t)tcp_sndbuf(pcb), 0xffffu));
-        err_t err = ERR_MEM;
-        fence_segment_size(pcb);
-        while (part > 0
-               && (err = tcp_write(pcb, data + done, (u16_t)part, TCP_WRITE_FLAG_COPY)) == ERR_MEM)
-            part /= 2;
-        if (err != ERR_OK)
-            break;
-        done += part;
-    }
-    if (done > 0)
-        tcp_output(pcb);
-    else
-        s->blocked = 1;
-    return done > 0 ? (int64_t)done : -EAGAIN;
 }
 
 void stream_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_t *remote,
