@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from memory_helpers import FIONREAD, Lab, ask, error_of, linger_zero, mask_of, until
+from memory_helpers import BOUND, FIONREAD, Lab, ask, error_of, linger_zero, mask_of, until
 from vpoll_asyncio.stacks.base import Stack
 from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.stacks.memory import MemoryStack
@@ -78,6 +78,10 @@ def _candidates() -> Iterator[int]:
 
 _ports = _candidates()
 
+# Seconds.  With the usual ones the search for the shortest program would take longer than
+# a test may.
+_BOUND_ONCE_FAILED = 0.5
+
 
 def free_ports(count: int) -> list[int]:
     """Return ports that no socket of the kernel has, nor a connection that has ended."""
@@ -105,6 +109,9 @@ def outcome(call: Callable[..., Any], *args: Any) -> Outcome:
 
 class Differential(RuleBasedStateMachine):
     """Two labs whose sockets with the same index do the same."""
+
+    failed = False
+    """Whether a difference has been found: every shorter program with it waits for its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,8 +172,10 @@ class Differential(RuleBasedStateMachine):
         compared = ~self.not_compared(both)
         expected = mask_of(in_memory) & compared
         try:
-            until(lambda: mask_of(on_host) & compared == expected)
+            bound = _BOUND_ONCE_FAILED if Differential.failed else BOUND
+            until(lambda: mask_of(on_host) & compared == expected, bound=bound)
         except AssertionError:
+            Differential.failed = True
             raise AssertionError(
                 f"socket {number}: memory {mask_of(in_memory)!r}, kernel {mask_of(on_host)!r}"
             ) from None

@@ -35,9 +35,9 @@ FIONREAD = 0x541B
 SIOCATMARK = 0x8905
 
 
-def until(condition: Callable[[], object], what: str = "") -> None:
-    """Return once `condition` holds; fail the test after `BOUND` seconds."""
-    deadline = time.monotonic() + BOUND
+def until(condition: Callable[[], object], what: str = "", bound: float = BOUND) -> None:
+    """Return once `condition` holds; fail the test after `bound` seconds."""
+    deadline = time.monotonic() + bound
     while not condition():
         assert time.monotonic() < deadline, what or "the expected state did not come"
         # Hands the processor to the kernel's and other threads' work.
