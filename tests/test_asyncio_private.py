@@ -247,3 +247,8 @@ def test_disowned_loop_is_collected_in_silence() -> None:
         Half()
         gc.collect()
     assert not caught
+
+
+def test_bounds_of_timers_are_those_we_know() -> None:
+    bounds = (_asyncio.LONGEST_SLEEP, _asyncio.FEW_TIMERS, _asyncio.CANCELLED_SHARE)
+    assert bounds == (24 * 3600, 100, 0.5)

@@ -219,3 +219,16 @@ def test_turn_keeps_nothing_of_what_it_ran_alive(loop: EventLoop) -> None:
     assert len(kept) == 1
     del argument
     assert gone() is None
+
+
+def test_a_timer_that_is_cancelled_behind_another_that_is_due_with_it_ends_quietly(
+    loop: EventLoop,
+) -> None:
+    """Both leave the heap at once, and asyncio counts the second as cancelled ever after."""
+    ran: list[str] = []
+    when = loop.time() + 0.01
+    loop.call_at(when, ran.append, "first")
+    loop.call_at(when, ran.append, "second").cancel()
+    loop.call_at(when, loop.call_soon, loop.call_soon, loop.stop)
+    loop.run_forever()
+    assert ran == ["first"]

@@ -76,6 +76,12 @@ async def send_file_by_writing(
     return sent
 
 
+# Seconds that a loop sleeps at most, and when cancelled timers are dropped wherever they are
+# in the heap: where they are more than this share of more than so many.
+LONGEST_SLEEP: Final[float] = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
+FEW_TIMERS: Final[int] = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
+CANCELLED_SHARE: Final[float] = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
+
 # Runs a handle's callback in its context; exceptions go to the loop's handler.
 run_handle: Final[Callable[[asyncio.Handle], None]] = asyncio.Handle._run
 

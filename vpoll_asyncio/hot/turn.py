@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
-from asyncio import base_events
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from .._asyncio import report_exception, run_handle
+from .._asyncio import (
+    CANCELLED_SHARE,
+    FEW_TIMERS,
+    LONGEST_SLEEP,
+    report_exception,
+    run_handle,
+)
 from ..events import ALWAYS
 from .accelerator import ACCELERATOR
 from .vpoll import VPollState
@@ -22,12 +27,8 @@ __all__ = ["ReaderState", "TurnState", "run_ready"]
 
 _Handle: Final[Any] = asyncio.Handle
 _TimerHandle: Final[Any] = asyncio.TimerHandle
-_LONGEST_SLEEP: Final[float] = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
-# asyncio drops cancelled timers where they are this share of more than so many.
-_FEW_CANCELLED: Final[float] = (
-    base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
-    * base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
-)
+# So many or fewer are no reason to look through all timers.
+_FEW_CANCELLED: Final = FEW_TIMERS * CANCELLED_SHARE
 _EVENT_READ: Final = selectors.EVENT_READ
 _EVENT_WRITE: Final = selectors.EVENT_WRITE
 
@@ -89,8 +90,10 @@ class TurnState:
             self._debug_turn()
             return
         ready = self._ready
+        scheduled = self._scheduled
         cancelled = self._timer_cancelled_count
-        if cancelled and (cancelled > _FEW_CANCELLED or self._scheduled[0]._cancelled):
+        # asyncio counts those that became due as cancelled ever after.
+        if cancelled and scheduled and (cancelled > _FEW_CANCELLED or scheduled[0]._cancelled):
             self._drop_cancelled_timers()
         timeout: float | None = None
         if ready or self._stopping:
@@ -99,8 +102,8 @@ class TurnState:
             timeout = self._scheduled[0]._when - self.time()
             if timeout < 0:
                 timeout = 0
-            elif timeout > _LONGEST_SLEEP:
-                timeout = _LONGEST_SLEEP
+            elif timeout > LONGEST_SLEEP:
+                timeout = LONGEST_SLEEP
         found = self._selector.select(timeout)
         if found:
             self._process_events(found)

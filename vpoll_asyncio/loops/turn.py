@@ -18,12 +18,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from .._asyncio import CANCELLED_SHARE, FEW_TIMERS
 from ..hot.turn import TurnState
 
 __all__ = ["TurnLoop"]
 
-_FEW_TIMERS: Final[int] = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
-_CANCELLED_SHARE: Final[float] = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
 _asyncio_turn: Final[Callable[[Any], None]] = base_events.BaseEventLoop._run_once  # type: ignore[attr-defined]
 
 
@@ -43,7 +42,7 @@ class TurnLoop(TurnState, asyncio.SelectorEventLoop):
         """Forget cancelled timers: all of them when they are many, else those that are next."""
         scheduled = self._scheduled
         count = len(scheduled)
-        if count > _FEW_TIMERS and self._timer_cancelled_count / count > _CANCELLED_SHARE:
+        if count > FEW_TIMERS and self._timer_cancelled_count / count > CANCELLED_SHARE:
             kept = []
             for timer in scheduled:
                 if timer._cancelled:

@@ -355,16 +355,13 @@ int prepare_turn(void)
         (handle_context = offset_of(type, "_context")) < 0 ||
         (handle_cancelled = offset_of(type, "_cancelled")) < 0)
         return -1;
-    if (!(module = PyImport_ImportModule("asyncio.base_events")))
+    if (!(module = PyImport_ImportModule("vpoll_asyncio._asyncio")))
         return -1;
-    longest_sleep = constant(module, "MAXIMUM_SELECT_TIMEOUT");
-    few_cancelled = constant(module, "_MIN_SCHEDULED_TIMER_HANDLES");
-    few_cancelled *= constant(module, "_MIN_CANCELLED_TIMER_HANDLES_FRACTION");
+    longest_sleep = constant(module, "LONGEST_SLEEP");
+    few_cancelled = constant(module, "FEW_TIMERS") * constant(module, "CANCELLED_SHARE");
+    if (!PyErr_Occurred() &&
+        (report_exception = PyObject_GetAttrString(module, "report_exception")))
+        run_handle = PyObject_GetAttrString(module, "run_handle");
     Py_DECREF(module);
-    if (PyErr_Occurred() || !(module = PyImport_ImportModule("vpoll_asyncio._asyncio")))
-        return -1;
-    report_exception = PyObject_GetAttrString(module, "report_exception");
-    run_handle = PyObject_GetAttrString(module, "run_handle");
-    Py_DECREF(module);
-    return report_exception && run_handle ? 0 : -1;
+    return run_handle ? 0 : -1;
 }
