@@ -8,9 +8,11 @@ import socket
 from collections.abc import Callable, Iterator
 
 from lwip_frames import MAC, PEER_MAC, arp, ethernet, frame, icmp, packed
+from memory_helpers import Lab
 from vpoll_asyncio import EventMask
 from vpoll_asyncio.links import WireLink, wire_pair
 from vpoll_asyncio.stacks import open_stack
+from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.stacks.lwip import LwipStack
 
 HOST4, PEER4 = "10.0.0.1", "10.0.0.2"
@@ -101,3 +103,14 @@ def lwip_on_wire(**options: object) -> Iterator[Peer]:
 def each(found: list[bytes], wanted: Callable[[bytes], bool]) -> list[bytes]:
     """Those frames of `found` that `wanted` accepts."""
     return [one for one in found if wanted(one)]
+
+
+@contextlib.contextmanager
+def lab_on(stack: str) -> Iterator[Lab]:
+    """Give a lab on ``"lwip"`` or on the kernel's own stack, ``"host"``."""
+    with lwip_on_wire() as peer:
+        lab = Lab(peer.stack if stack == "lwip" else host_stack())
+        try:
+            yield lab
+        finally:
+            lab.close()

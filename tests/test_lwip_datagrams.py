@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from lwip_frames import MAC
-from lwip_helpers import HOST4, PEER4, lwip_on_wire
+from lwip_helpers import HOST4, PEER4, lab_on, lwip_on_wire
 from memory_helpers import ERR, WRBAND, Lab, R, W, error_of, failure, mask_of, settles
-from vpoll_asyncio.stacks.host import host_stack
 
 pytestmark = pytest.mark.needs("lwip")
 
@@ -20,10 +19,8 @@ IDLE = W | WRBAND
 
 @pytest.fixture(params=["lwip", "host"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with lwip_on_wire() as peer:
-        lab = Lab(peer.stack if request.param == "lwip" else host_stack())
+    with lab_on(request.param) as lab:
         yield lab
-        lab.close()
 
 
 def six(lab: Lab, only: bool = False) -> socket.socket:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lwip_frames import ACK, FIN, SYN, frame, parse_tcp, tcp
-from lwip_helpers import HOST4, PEER4, lwip_on_wire
+from lwip_helpers import HOST4, PEER4, lab_on, lwip_on_wire
 from memory_helpers import (
     DEAD,
     ERR,
@@ -26,17 +26,14 @@ from memory_helpers import (
     mask_of,
     settles,
 )
-from vpoll_asyncio.stacks.host import host_stack
 
 pytestmark = pytest.mark.needs("lwip")
 
 
 @pytest.fixture(params=["lwip", "host"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with lwip_on_wire() as peer:
-        lab = Lab(peer.stack if request.param == "lwip" else host_stack())
+    with lab_on(request.param) as lab:
         yield lab
-        lab.close()
 
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> socket.socket:
