@@ -13,6 +13,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,34 @@ def test_event_between_the_look_and_the_sleep_is_not_lost(
         moment(selector, lambda: vpoll.add_events(EventMask.IN), monkeypatch)
         with selector_watchdog(selector):
             assert selector.select(1_000_000) == [(key, 1)]
+
+
+def test_what_is_set_behind_the_last_look_is_found_before_the_sleep_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever waits without a time-out never gets an empty list."""
+    with new_vpoll() as woken, new_vpoll() as vpoll, VPollSelector() as selector:
+        selector.register(woken, 1)
+        key = selector.register(vpoll, 1)
+        take = VPollSelector._take_ready
+
+        def late(selector: VPollSelector, found: list[Any]) -> None:
+            woken.del_events(EventMask.IN)
+            take(selector, found)
+            monkeypatch.undo()
+            vpoll.add_events(EventMask.IN)
+
+        monkeypatch.setattr(VPollSelector, "_take_ready", late)
+
+        class Work:
+            def __bool__(self) -> bool:
+                if selector.asleep:
+                    woken.add_events(EventMask.IN)
+                return False
+
+        selector.work = Work()
+        with selector_watchdog(selector):
+            assert selector.select() == [(key, 1)]
 
 
 def test_trigger_between_the_look_and_the_sleep_is_not_lost() -> None:

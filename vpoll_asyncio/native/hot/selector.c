@@ -133,12 +133,16 @@ static PyObject *keys(SelectorState *self, PyObject *seen)
     return found;
 }
 
-/* Returns whether something was published, or -1 with an exception. */
+static Py_ssize_t count_ready(SelectorState *self)
+{
+    return is_set(self->ready) ? PyObject_Size(self->ready) : 0;
+}
+
+/* Returns whether the loop has work, or -1 with an exception. */
 static int has_work(SelectorState *self)
 {
-    Py_ssize_t waiting = is_set(self->ready) ? PyObject_Size(self->ready) : 0;
-    if (waiting || !self->work)
-        return waiting < 0 ? -1 : waiting > 0;
+    if (!self->work)
+        return 0;
     PyObject *work = Py_NewRef(self->work);
     int has = PyObject_IsTrue(work);
     Py_DECREF(work);
@@ -152,7 +156,9 @@ static PyObject *sleep_once(SelectorState *self, double left)
     int wait = left < 0 ? -1 : milliseconds < INT_MAX ? (int)milliseconds : INT_MAX;
     self->asleep = 1;
     /* The second look: whoever came before the announcement did not wake us. */
-    int work = has_work(self);
+    Py_ssize_t work = count_ready(self);
+    if (!work)
+        work = has_work(self);
     PyObject *seen = work < 0 ? NULL : poll_for(self, work ? 0 : wait);
     self->asleep = 0;
     return keys(self, seen);
@@ -167,7 +173,7 @@ static PyObject *wait_until(SelectorState *self, double timeout)
         PyObject *found = sleep_once(self, left);
         if (!found)
             return NULL;
-        Py_ssize_t waiting = is_set(self->ready) ? PyObject_Size(self->ready) : 0;
+        Py_ssize_t waiting = count_ready(self);
         if (waiting < 0 || (waiting && notify_with((PyObject *)self, str__take_ready, found))) {
             Py_DECREF(found);
             return NULL;
@@ -202,7 +208,7 @@ static PyObject *selector_select(SelectorState *self, PyObject *const *arguments
         return NULL;
     }
     PyObject *timeout = count + named ? arguments[0] : Py_None;
-    Py_ssize_t waiting = is_set(self->ready) ? PyObject_Size(self->ready) : 0;
+    Py_ssize_t waiting = count_ready(self);
     if (waiting < 0)
         return NULL;
     if (!waiting && self->fd >= 0 && !is_zero(timeout)) {
