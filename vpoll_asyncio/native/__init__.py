@@ -116,6 +116,7 @@ HELPERS: dict[str, Helper] = {
                 "pipe.c",
                 "stream.c",
                 "selector.c",
+                "handle.c",
                 "turn.c",
                 "reader.c",
             ),

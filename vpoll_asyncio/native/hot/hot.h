@@ -80,11 +80,10 @@ extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
-    X(_cancelled) X(_clock_resolution) X(_debug) X(_debug_turn) X(_drop_cancelled_timers) \
-    X(_keys) X(_process_events) X(_ready) X(_remove_reader) X(_remove_writer) X(_run) \
-    X(_scheduled) X(_select_slowly) X(_selector) X(_stopping) X(_take_ready) X(_take_timers) \
-    X(_timer_cancelled_count) X(_when) \
-    X(add_waiter) X(append) X(ask) X(data_received) X(end_direct) X(goes_on) X(operate) \
+    X(__init__) X(_cancelled) X(_debug_turn) X(_drop_cancelled_timers) \
+    X(_keys) X(_process_events) X(_remove_reader) X(_remove_writer) X(_run) \
+    X(_select_slowly) X(_take_ready) X(_take_timers) X(_when) \
+    X(add_waiter) X(append) X(ask) X(call_soon) X(data_received) X(end_direct) X(goes_on) X(operate) \
     X(peek) X(popleft) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
     X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
     X(select) X(time) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
@@ -121,8 +120,21 @@ int relay_push(PyObject *relay, PyObject *hop);
 int lock_is_free(PyObject *lock);
 PyObject *pipe_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
 PyObject *pipe_recv_some(PyObject *self, PyObject *bufsize);
+int prepare_handle(void);
 int prepare_selector(void);
 int prepare_turn(void);
+
+/* Whether a handle runs as asyncio's do: nobody has replaced what is done here instead of its
+ * methods.  -1 with an exception. */
+int handles_are_asyncios(void);
+PyObject *handle_make(PyObject *callback, PyObject *const *args, Py_ssize_t count, PyObject *loop,
+                      PyObject *context);
+/* Return whether a handle is cancelled, when a timer is due; -1 with an exception. */
+int handle_is_cancelled(PyObject *handle);
+double timer_due(PyObject *timer);
+/* Returns 0, or -1 with an exception that ends the program. */
+int handle_run(PyObject *handle);
+
 int reader_notice(PyObject *reader, unsigned int mask);
 PyObject *run_ready(PyObject *module, PyObject *ready);
 int run_callback(PyObject *handle, PyObject *context, PyObject *callback, PyObject *args);

@@ -2,81 +2,38 @@
 
 #include "hot.h"
 
-/* asyncio.Handle, where its slots are, and the handle of timers, which has them too. */
-static PyTypeObject *handle_type, *timer_type;
-static Py_ssize_t handle_callback, handle_args, handle_context, handle_cancelled;
-
 /* asyncio's bounds, as vpoll_asyncio/hot/turn.py has them. */
 static double longest_sleep, few_cancelled;
 
-/* _asyncio.report_exception and _asyncio.run_handle. */
-static PyObject *report_exception, *run_handle;
+/* What asyncio.BaseEventLoop has for call_soon, and asyncio.Future. */
+static PyTypeObject *loop_type;
+static PyObject *call_soon, *future_type;
 
-static PyObject *slot(PyObject *object, Py_ssize_t offset)
-{
-    return *(PyObject **)((char *)object + offset);
-}
+/* collections.deque with two of its methods. */
+static PyTypeObject *deque_type;
+static PyCFunction deque_append, deque_popleft;
 
-/* Returns 0, or -1 with an exception that ends the program. */
-int run_callback(PyObject *handle, PyObject *context, PyObject *callback, PyObject *args)
+/* What asyncio's loop has for attributes, where each turn finds it. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *clock_resolution, *closed, *debug, *ready, *scheduled, *selector, *stopping,
+        *timer_cancelled_count;
+} TurnState;
+
+/* Returns 0, or -1 with an exception. */
+static int append(PyObject *queue, PyObject *handle)
 {
-    if (!context || !callback || !args || !PyTuple_CheckExact(args)) {
-        PyErr_SetString(PyExc_RuntimeError, "a handle lost its callback");
-        return -1;
-    }
-    PyObject *result = NULL;
-    Py_INCREF(context);
-    Py_INCREF(callback);
-    Py_INCREF(args);
-    if (PyContext_Enter(context) == 0) {
-        result = PyObject_Vectorcall(callback, ((PyTupleObject *)args)->ob_item,
-                                     (size_t)PyTuple_GET_SIZE(args), NULL);
-        if (PyContext_Exit(context))
-            Py_CLEAR(result);
-    }
-    Py_DECREF(args);
-    Py_DECREF(callback);
-    Py_DECREF(context);
-    if (result) {
-        Py_DECREF(result);
-        return 0;
-    }
-    if (is_exit())
-        return -1;
-    PyObject *exception = take_exception();
-    PyObject *arguments[] = {handle, exception};
-    result = PyObject_Vectorcall(report_exception, arguments, 2, NULL);
-    Py_DECREF(exception);
+    PyObject *result = Py_TYPE(queue) == deque_type
+                           ? deque_append(queue, handle)
+                           : PyObject_CallMethodOneArg(queue, str_append, handle);
     Py_XDECREF(result);
     return result ? 0 : -1;
 }
 
-static int run_plain(PyObject *handle)
+static PyObject *pop(PyObject *queue)
 {
-    PyObject *cancelled = slot(handle, handle_cancelled);
-    if (cancelled && cancelled != Py_False)
-        return 0;
-    return run_callback(handle, slot(handle, handle_context), slot(handle, handle_callback),
-                        slot(handle, handle_args));
-}
-
-/* Returns whether a handle is cancelled, or -1 with an exception. */
-static int is_cancelled(PyObject *handle)
-{
-    if (Py_TYPE(handle) == handle_type || Py_TYPE(handle) == timer_type) {
-        PyObject *cancelled = slot(handle, handle_cancelled);
-        return cancelled && cancelled != Py_False;
-    }
-    PyObject *cancelled = PyObject_GetAttr(handle, str__cancelled);
-    int is = cancelled ? PyObject_IsTrue(cancelled) : -1;
-    Py_XDECREF(cancelled);
-    return is;
-}
-
-static int run_other(PyObject *handle)
-{
-    int cancelled = is_cancelled(handle);
-    return cancelled ? (cancelled < 0 ? -1 : 0) : notify(handle, str__run);
+    return Py_TYPE(queue) == deque_type ? deque_popleft(queue, NULL)
+                                        : PyObject_CallMethodNoArgs(queue, str_popleft);
 }
 
 PyObject *run_ready(PyObject *module, PyObject *ready)
@@ -85,16 +42,10 @@ PyObject *run_ready(PyObject *module, PyObject *ready)
     if (count < 0)
         return NULL;
     for (; count; count--) {
-        PyObject *handle = PyObject_CallMethodNoArgs(ready, str_popleft);
+        PyObject *handle = pop(ready);
         if (!handle)
             return NULL;
-        int failed;
-        if (Py_TYPE(handle) == handle_type || Py_TYPE(handle) == timer_type)
-            failed = run_plain(handle);
-        else if (Py_TYPE(handle) == &ReaderState_Type)
-            failed = reader_run(handle);
-        else
-            failed = run_other(handle);
+        int failed = handle_run(handle);
         Py_DECREF(handle);
         if (failed)
             return NULL;
@@ -102,106 +53,117 @@ PyObject *run_ready(PyObject *module, PyObject *ready)
     Py_RETURN_NONE;
 }
 
-/* Returns 1 when asyncio's own turn is wanted, 0 when not, -1 with an exception. */
-static int is_watched(PyObject *self)
+/* A new reference to an attribute of the loop's, or NULL with an exception. */
+static PyObject *held(PyObject *attribute)
 {
-    PyObject *debug = PyObject_GetAttr(self, str__debug);
-    int watched = debug ? PyObject_IsTrue(debug) : -1;
-    Py_XDECREF(debug);
-    if (watched)
-        return watched;
-    PyObject *run = PyObject_GetAttr((PyObject *)handle_type, str__run);
-    watched = run ? run != run_handle : -1;
-    Py_XDECREF(run);
-    return watched;
+    if (!attribute)
+        PyErr_SetString(PyExc_AttributeError, "the loop was not made by its constructor");
+    return Py_XNewRef(attribute);
 }
 
-static int is_stopping(PyObject *self)
+static int is_true(PyObject *attribute)
 {
-    PyObject *stopping = PyObject_GetAttr(self, str__stopping);
-    int is = stopping ? PyObject_IsTrue(stopping) : -1;
-    Py_XDECREF(stopping);
+    if (attribute == Py_False || attribute == Py_True)
+        return attribute == Py_True;
+    PyObject *flag = held(attribute);
+    int is = flag ? PyObject_IsTrue(flag) : -1;
+    Py_XDECREF(flag);
     return is;
 }
 
-/* A new reference to the timer that is due first, NULL without or with an exception. */
-static PyObject *first_timer(PyObject *self)
+/* Returns 1 when asyncio's own turn is wanted, 0 when not, -1 with an exception. */
+static int is_watched(TurnState *self)
 {
-    PyObject *scheduled = PyObject_GetAttr(self, str__scheduled);
-    Py_ssize_t count = scheduled ? PyObject_Size(scheduled) : -1;
-    PyObject *timer = count > 0 ? PySequence_GetItem(scheduled, 0) : NULL;
-    Py_XDECREF(scheduled);
+    int watched = is_true(self->debug);
+    if (watched)
+        return watched;
+    int plain = handles_are_asyncios();
+    return plain < 0 ? -1 : !plain;
+}
+
+/* A new reference to the timer that is due first, NULL without or with an exception. */
+static PyObject *first_timer(TurnState *self)
+{
+    PyObject *scheduled = held(self->scheduled);
+    if (!scheduled)
+        return NULL;
+    PyObject *timer = NULL;
+    if (PyList_CheckExact(scheduled))
+        timer = PyList_GET_SIZE(scheduled) ? Py_NewRef(PyList_GET_ITEM(scheduled, 0)) : NULL;
+    else if (PyObject_Size(scheduled) > 0)
+        timer = PySequence_GetItem(scheduled, 0);
+    Py_DECREF(scheduled);
     return timer;
 }
 
-/* The float that `owner` has as `name`; -1 with an exception, which the caller looks for. */
-static double number(PyObject *owner, PyObject *name)
+/* -1 with an exception, which the caller looks for. */
+static double number(PyObject *attribute)
 {
-    PyObject *value = PyObject_GetAttr(owner, name);
+    PyObject *value = held(attribute);
     double result = value ? PyFloat_AsDouble(value) : -1;
     Py_XDECREF(value);
     return result;
 }
 
-static double loop_time(PyObject *self)
+static double loop_time(TurnState *self)
 {
-    PyObject *now = PyObject_CallMethodNoArgs(self, str_time);
+    PyObject *now = PyObject_CallMethodNoArgs((PyObject *)self, str_time);
     double result = now ? PyFloat_AsDouble(now) : -1;
     Py_XDECREF(now);
     return result;
 }
 
 /* Returns 0, or -1 with an exception. */
-static int drop_cancelled_timers(PyObject *self)
+static int drop_cancelled_timers(TurnState *self)
 {
-    double count = number(self, str__timer_cancelled_count);
+    double count = number(self->timer_cancelled_count);
     if (count <= 0)
         return PyErr_Occurred() ? -1 : 0;
     if (count <= few_cancelled) {
         PyObject *timer = first_timer(self);
-        int cancelled = timer ? is_cancelled(timer) : PyErr_Occurred() ? -1 : 0;
+        int cancelled = timer ? handle_is_cancelled(timer) : PyErr_Occurred() ? -1 : 0;
         Py_XDECREF(timer);
         if (cancelled <= 0)
             return cancelled;
     }
-    return notify(self, str__drop_cancelled_timers);
+    return notify((PyObject *)self, str__drop_cancelled_timers);
 }
 
 /* Returns 0, or -1 with an exception. */
-static int take_timers(PyObject *self)
+static int take_timers(TurnState *self)
 {
     PyObject *timer = first_timer(self);
     if (!timer)
         return PyErr_Occurred() ? -1 : 0;
     double end = loop_time(self);
     if (!PyErr_Occurred())
-        end += number(self, str__clock_resolution);
-    double when = PyErr_Occurred() ? -1 : number(timer, str__when);
+        end += number(self->clock_resolution);
+    double when = PyErr_Occurred() ? -1 : timer_due(timer);
     Py_DECREF(timer);
     if (PyErr_Occurred())
         return -1;
     if (when >= end)
         return 0;
     PyObject *limit = PyFloat_FromDouble(end);
-    int failed = !limit || notify_with(self, str__take_timers, limit);
+    int failed = !limit || notify_with((PyObject *)self, str__take_timers, limit);
     Py_XDECREF(limit);
     return failed ? -1 : 0;
 }
 
 /* A new reference to the seconds that the selector may wait. */
-static PyObject *patience(PyObject *self, PyObject *ready)
+static PyObject *patience(TurnState *self, PyObject *ready)
 {
     static PyObject *zero;
     if (!zero && !(zero = PyLong_FromLong(0)))
         return NULL;
     Py_ssize_t count = PyObject_Size(ready);
-    int busy = count ? (count > 0 ? 1 : -1) : is_stopping(self);
+    int busy = count ? (count > 0 ? 1 : -1) : is_true(self->stopping);
     if (busy)
         return busy < 0 ? NULL : Py_NewRef(zero);
     PyObject *timer = first_timer(self);
     if (!timer)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    double when = number(timer, str__when);
+    double when = timer_due(timer);
     Py_DECREF(timer);
     double left = PyErr_Occurred() ? 0 : when - loop_time(self);
     if (PyErr_Occurred())
@@ -211,9 +173,9 @@ static PyObject *patience(PyObject *self, PyObject *ready)
     return PyFloat_FromDouble(left < longest_sleep ? left : longest_sleep);
 }
 
-static PyObject *ask_selector(PyObject *self, PyObject *ready)
+static PyObject *ask_selector(TurnState *self, PyObject *ready)
 {
-    PyObject *selector = PyObject_GetAttr(self, str__selector);
+    PyObject *selector = held(self->selector);
     PyObject *timeout = selector ? patience(self, ready) : NULL;
     PyObject *found = timeout ? PyObject_CallMethodOneArg(selector, str_select, timeout) : NULL;
     Py_XDECREF(timeout);
@@ -221,19 +183,19 @@ static PyObject *ask_selector(PyObject *self, PyObject *ready)
     return found;
 }
 
-static PyObject *turn_run_once(PyObject *self, PyObject *Py_UNUSED(ignored))
+static PyObject *turn_run_once(TurnState *self, PyObject *Py_UNUSED(ignored))
 {
     int watched = is_watched(self);
     if (watched)
-        return watched < 0 ? NULL : PyObject_CallMethodNoArgs(self, str__debug_turn);
-    PyObject *ready = PyObject_GetAttr(self, str__ready);
+        return watched < 0 ? NULL : PyObject_CallMethodNoArgs((PyObject *)self, str__debug_turn);
+    PyObject *ready = held(self->ready);
     if (!ready)
         return NULL;
     PyObject *found = NULL, *result = NULL;
     if (drop_cancelled_timers(self) || !(found = ask_selector(self, ready)))
         goto done;
     int any = PyObject_IsTrue(found);
-    if (any < 0 || (any && notify_with(self, str__process_events, found)))
+    if (any < 0 || (any && notify_with((PyObject *)self, str__process_events, found)))
         goto done;
     Py_CLEAR(found);
     if (!take_timers(self))
@@ -246,15 +208,15 @@ done:
 
 /* Queues a handle, or has `remove` take away what was cancelled.  Returns 0, or -1 with an
  * exception. */
-static int queue(PyObject *self, PyObject *handle, PyObject *remove, PyObject *fileobj)
+static int queue(TurnState *self, PyObject *handle, PyObject *remove, PyObject *fileobj)
 {
-    int cancelled = is_cancelled(handle);
+    int cancelled = handle_is_cancelled(handle);
     if (cancelled)
-        return cancelled < 0 ? -1 : notify_with(self, remove, fileobj);
-    PyObject *ready = PyObject_GetAttr(self, str__ready);
-    int failed = !ready || notify_with(ready, str_append, handle);
+        return cancelled < 0 ? -1 : notify_with((PyObject *)self, remove, fileobj);
+    PyObject *ready = held(self->ready);
+    int failed = ready ? append(ready, handle) : -1;
     Py_XDECREF(ready);
-    return failed ? -1 : 0;
+    return failed;
 }
 
 static int is_tuple(PyObject *object, Py_ssize_t size)
@@ -262,7 +224,7 @@ static int is_tuple(PyObject *object, Py_ssize_t size)
     return object && PyTuple_Check(object) && PyTuple_GET_SIZE(object) == size;
 }
 
-static int process_event(PyObject *self, PyObject *event)
+static int process_event(TurnState *self, PyObject *event)
 {
     PyObject *key = is_tuple(event, 2) ? PyTuple_GET_ITEM(event, 0) : NULL;
     PyObject *data = is_tuple(key, 4) ? PyTuple_GET_ITEM(key, 3) : NULL;
@@ -283,7 +245,7 @@ static int process_event(PyObject *self, PyObject *event)
     return failed;
 }
 
-static PyObject *turn_process_events(PyObject *self, PyObject *found)
+static PyObject *turn_process_events(TurnState *self, PyObject *found)
 {
     PyObject *events = PySequence_Fast(found, "expected a list of (key, events)");
     if (!events)
@@ -300,39 +262,184 @@ static PyObject *turn_process_events(PyObject *self, PyObject *found)
     Py_RETURN_NONE;
 }
 
+/* Returns whether call_soon may go the short way, or -1 with an exception. */
+static int may_queue(TurnState *self)
+{
+    /* A type's version changes with every assignment, and 0 is none. */
+    static unsigned int known;
+    if (self->debug != Py_False || self->closed != Py_False || !self->ready)
+        return 0;
+    if (!known || known != loop_type->tp_version_tag) {
+        PyObject *now = PyObject_GetAttr((PyObject *)loop_type, str_call_soon);
+        Py_XDECREF(now);
+        if (now != call_soon)
+            return now ? 0 : -1;
+        known = loop_type->tp_version_tag;
+    }
+    return handles_are_asyncios();
+}
+
+/* asyncio's own; `given` are the positional arguments, then the values of those in `names`. */
+static PyObject *call_soon_slowly(PyObject *self, PyObject *const *given, Py_ssize_t count,
+                                  PyObject *names)
+{
+    Py_ssize_t all = count + (names ? PyTuple_GET_SIZE(names) : 0);
+    PyObject **arguments = PyMem_New(PyObject *, all + 1);
+    if (!arguments)
+        return PyErr_NoMemory();
+    arguments[0] = self;
+    for (Py_ssize_t index = 0; index < all; index++)
+        arguments[index + 1] = given[index];
+    PyObject *method = PyObject_GetAttr((PyObject *)loop_type, str_call_soon);
+    PyObject *handle = NULL;
+    if (method)
+        handle = PyObject_Vectorcall(method, arguments, (size_t)count + 1, names);
+    Py_XDECREF(method);
+    PyMem_Free(arguments);
+    return handle;
+}
+
+static int is_context(PyObject *names)
+{
+    return PyTuple_GET_SIZE(names) == 1 &&
+           !PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "context");
+}
+
+static PyObject *turn_call_soon(TurnState *self, PyObject *const *args, Py_ssize_t count,
+                                PyObject *names)
+{
+    PyObject *context = Py_None;
+    int plain = count > 0;
+    if (plain && names && PyTuple_GET_SIZE(names)) {
+        plain = is_context(names);
+        context = args[count];
+    }
+    if (plain)
+        plain = may_queue(self);
+    if (plain < 0)
+        return NULL;
+    if (!plain)
+        return call_soon_slowly((PyObject *)self, args, count, names);
+    PyObject *handle = handle_make(args[0], args + 1, count - 1, (PyObject *)self, context);
+    PyObject *ready = handle ? held(self->ready) : NULL;
+    if (!ready || append(ready, handle))
+        Py_CLEAR(handle);
+    Py_XDECREF(ready);
+    return handle;
+}
+
+static PyObject *turn_create_future(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    static PyObject *names;
+    if (!names && !(names = Py_BuildValue("(s)", "loop")))
+        return NULL;
+    return PyObject_Vectorcall(future_type, &self, 0, names);
+}
+
+static PyObject *turn_get_debug(TurnState *self, PyObject *Py_UNUSED(ignored))
+{
+    return held(self->debug);
+}
+
+static int turn_traverse(TurnState *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->clock_resolution);
+    Py_VISIT(self->closed);
+    Py_VISIT(self->debug);
+    Py_VISIT(self->ready);
+    Py_VISIT(self->scheduled);
+    Py_VISIT(self->selector);
+    Py_VISIT(self->stopping);
+    Py_VISIT(self->timer_cancelled_count);
+    return 0;
+}
+
+static int turn_clear(TurnState *self)
+{
+    Py_CLEAR(self->clock_resolution);
+    Py_CLEAR(self->closed);
+    Py_CLEAR(self->debug);
+    Py_CLEAR(self->ready);
+    Py_CLEAR(self->scheduled);
+    Py_CLEAR(self->selector);
+    Py_CLEAR(self->stopping);
+    Py_CLEAR(self->timer_cancelled_count);
+    return 0;
+}
+
+static void turn_dealloc(TurnState *self)
+{
+    PyObject_GC_UnTrack(self);
+    turn_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMemberDef turn_members[] = {
+    {"_clock_resolution", T_OBJECT_EX, offsetof(TurnState, clock_resolution), 0, NULL},
+    {"_closed", T_OBJECT_EX, offsetof(TurnState, closed), 0, NULL},
+    {"_debug", T_OBJECT_EX, offsetof(TurnState, debug), 0, NULL},
+    {"_ready", T_OBJECT_EX, offsetof(TurnState, ready), 0, NULL},
+    {"_scheduled", T_OBJECT_EX, offsetof(TurnState, scheduled), 0, NULL},
+    {"_selector", T_OBJECT_EX, offsetof(TurnState, selector), 0, NULL},
+    {"_stopping", T_OBJECT_EX, offsetof(TurnState, stopping), 0, NULL},
+    {"_timer_cancelled_count", T_OBJECT_EX, offsetof(TurnState, timer_cancelled_count), 0, NULL},
+    {NULL},
+};
+
 static PyMethodDef turn_methods[] = {
-    {"_run_once", turn_run_once, METH_NOARGS, NULL},
-    {"_process_events", turn_process_events, METH_O, NULL},
+    {"_run_once", (PyCFunction)turn_run_once, METH_NOARGS, NULL},
+    {"_process_events", (PyCFunction)turn_process_events, METH_O, NULL},
+    {"call_soon", (PyCFunction)(void (*)(void))turn_call_soon, METH_FASTCALL | METH_KEYWORDS,
+     PyDoc_STR("Have the loop call `callback(*args)` in its next turn; return its handle.")},
+    {"create_future", turn_create_future, METH_NOARGS,
+     PyDoc_STR("Return a new future of this loop's.")},
+    {"get_debug", (PyCFunction)turn_get_debug, METH_NOARGS,
+     PyDoc_STR("Return whether the loop is in debug mode.")},
     {NULL},
 };
 
 PyTypeObject TurnState_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "vpoll_asyncio.hot.turn.TurnState",
-    .tp_basicsize = sizeof(PyObject),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_basicsize = sizeof(TurnState),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_new = PyType_GenericNew,
+    .tp_traverse = (traverseproc)turn_traverse,
+    .tp_clear = (inquiry)turn_clear,
+    .tp_dealloc = (destructor)turn_dealloc,
+    .tp_members = turn_members,
     .tp_methods = turn_methods,
 };
 
-static Py_ssize_t offset_of(PyObject *type, const char *name)
+/* The function of a method without keyword arguments that a type in C has. */
+static PyCFunction function_of(PyTypeObject *type, const char *name, int flags)
 {
-    PyObject *descriptor = PyObject_GetAttrString(type, name);
-    if (!descriptor)
-        return -1;
-    Py_ssize_t offset = -1;
-    if (Py_TYPE(descriptor) == &PyMemberDescr_Type)
-        offset = ((PyMemberDescrObject *)descriptor)->d_member->offset;
+    PyObject *found = PyErr_Occurred() ? NULL : PyObject_GetAttrString((PyObject *)type, name);
+    if (!found)
+        return NULL;
+    PyCFunction function = NULL;
+    if (Py_TYPE(found) == &PyMethodDescr_Type &&
+        ((PyMethodDescrObject *)found)->d_method->ml_flags == flags)
+        function = ((PyMethodDescrObject *)found)->d_method->ml_meth;
     else
-        PyErr_Format(PyExc_ImportError, "asyncio.Handle.%s is no slot", name);
-    Py_DECREF(descriptor);
-    return offset;
+        PyErr_Format(PyExc_ImportError, "%s.%s is not what it was", type->tp_name, name);
+    Py_DECREF(found);
+    return function;
+}
+
+/* NULL with an exception; does nothing where there is one already. */
+static PyObject *import(const char *module, const char *name)
+{
+    PyObject *found = PyErr_Occurred() ? NULL : PyImport_ImportModule(module);
+    PyObject *result = found ? PyObject_GetAttrString(found, name) : NULL;
+    Py_XDECREF(found);
+    return result;
 }
 
 /* -1 with an exception; does nothing where there is one already. */
-static double constant(PyObject *module, const char *name)
+static double constant(const char *name)
 {
-    PyObject *value = PyErr_Occurred() ? NULL : PyObject_GetAttrString(module, name);
+    PyObject *value = import("vpoll_asyncio._asyncio", name);
     double result = value ? PyFloat_AsDouble(value) : -1;
     Py_XDECREF(value);
     return result;
@@ -340,28 +447,15 @@ static double constant(PyObject *module, const char *name)
 
 int prepare_turn(void)
 {
-    PyObject *module = PyImport_ImportModule("asyncio.events");
-    if (!module)
+    deque_type = (PyTypeObject *)import("collections", "deque");
+    if (!deque_type)
         return -1;
-    PyObject *type = PyObject_GetAttrString(module, "Handle");
-    PyObject *timer = PyObject_GetAttrString(module, "TimerHandle");
-    Py_DECREF(module);
-    if (!type || !timer)
-        return -1;
-    handle_type = (PyTypeObject *)type;
-    timer_type = (PyTypeObject *)timer;
-    if ((handle_callback = offset_of(type, "_callback")) < 0 ||
-        (handle_args = offset_of(type, "_args")) < 0 ||
-        (handle_context = offset_of(type, "_context")) < 0 ||
-        (handle_cancelled = offset_of(type, "_cancelled")) < 0)
-        return -1;
-    if (!(module = PyImport_ImportModule("vpoll_asyncio._asyncio")))
-        return -1;
-    longest_sleep = constant(module, "LONGEST_SLEEP");
-    few_cancelled = constant(module, "FEW_TIMERS") * constant(module, "CANCELLED_SHARE");
-    if (!PyErr_Occurred() &&
-        (report_exception = PyObject_GetAttrString(module, "report_exception")))
-        run_handle = PyObject_GetAttrString(module, "run_handle");
-    Py_DECREF(module);
-    return run_handle ? 0 : -1;
+    deque_append = function_of(deque_type, "append", METH_O);
+    deque_popleft = function_of(deque_type, "popleft", METH_NOARGS);
+    loop_type = (PyTypeObject *)import("asyncio", "BaseEventLoop");
+    future_type = import("asyncio", "Future");
+    call_soon = import("vpoll_asyncio._asyncio", "call_soon");
+    longest_sleep = constant("LONGEST_SLEEP");
+    few_cancelled = constant("FEW_TIMERS") * constant("CANCELLED_SHARE");
+    return PyErr_Occurred() ? -1 : 0;
 }
