@@ -12,17 +12,19 @@ import os
 import threading
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from ...links.base import Link
+from ...relay import Relay
 from ...sockaddr import Address
+from ...sockets import UserSocket
 from ...sockhooks import Data
 from ...vpoll import VPoll
 from .addresses import from_native, raise_errno, to_native
 from .config import Gateway, Interface
 from .driver import LoopDriver
-from .masks import masks_of
+from .masks import Reader, Stream, calls_of, masks_of
 
 __all__ = ["Core", "Driven"]
 
@@ -76,6 +78,7 @@ class Core:
             config.native = 1
             config.fd, config.recv, config.send, config.context, config.batch = port
         self._python_link = port is None
+        self._calls = calls_of(native)
         self.sockets = masks_of(native)
         """The process's sockets and their masks."""
         self._flushing = threading.Lock()
@@ -156,6 +159,21 @@ class Core:
         self._lib.vp_sock_close(handle)
         self.sockets.forget(handle)
         self.settle()
+
+    def stream(self, sock: UserSocket, handle: int) -> Stream:
+        """Return the compiled calls of the stream `sock`."""
+        stream: Stream = self._calls.Stream(self.sockets, self.settle, sock, sock.vpoll, handle)
+        return stream
+
+    def reader(self, relay: Relay) -> Callable[[], None] | None:
+        """Return what a loop with `relay` is to call when the link is readable.
+
+        None where `turn` does that, as of a link whose frames pass through Python.
+        """
+        if self._python_link:
+            return None
+        reader: Reader = self._calls.Reader(self.sockets, self.settle, relay)
+        return reader.read
 
     def call(self, function: str, handle: int, argument: Address | int) -> int:
         """Call a function of the C side on a socket; return its result."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ...events import ERR, HUP, IN, OUT
-from ...relay import relay_of
+from ...relay import Relay, relay_of
 from ...sleeper import Sleeper
 from ...vpoll import VPoll
 from ...watch import Watch
@@ -44,6 +44,8 @@ class LoopDriver:
     pollable -- the link's descriptor or vpoll
     turn -- called with whether the link is readable; calls `arm` unless it was and no
         deadline has come nearer
+    reader -- called with the loop's relay, returns what does both `turn` and the relay's
+        part when a descriptor is readable, or None
 
     What frames set in motion, the transports of connections say, is run in the turn of the
     loop that brought them.  `arm` and `want_writer` may be called from any thread.
@@ -54,6 +56,7 @@ class LoopDriver:
         loop: asyncio.AbstractEventLoop,
         pollable: int | VPoll,
         turn: Callable[[bool], object],
+        reader: Callable[[Relay], Callable[[], None] | None] = lambda relay: None,
     ) -> None:
         self.loop = loop
         self._relay = relay_of(loop)
@@ -72,7 +75,7 @@ class LoopDriver:
         if isinstance(pollable, VPoll):
             self._watch = Watch(loop, pollable, IN, self._on_event)
         else:
-            loop.add_reader(pollable, self._on_readable)
+            loop.add_reader(pollable, reader(self._relay) or self._on_readable)
 
     @property
     def running(self) -> bool:

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import termios
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ...sockaddr import Address
@@ -72,11 +73,11 @@ class LwipSocket(UserSocket):
         return data
 
     def do_recv_some(self, bufsize: int) -> bytes:
-        core = self.stack.core
-        data = core.sockets.receive(self._handle, self.vpoll, bufsize)
-        if core.status.attention:
-            core.settle()
-        return data or self.do_recv(bufsize, 0)
+        return self.stack.core.stream(self, self._handle).receive(bufsize)
+
+    def stream_calls(self) -> tuple[Callable[[int], bytes], Callable[[Data, int, None], int]]:
+        stream = self.stack.core.stream(self, self._handle)
+        return stream.receive, stream.send
 
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
         if self._type == socket.SOCK_STREAM:

@@ -193,7 +193,8 @@ class LwipStack(Stack):
                 raise RuntimeError(
                     f"{driver.loop!r} drives the lwip stack: detach it before attaching another"
                 )
-        driver = self.core.driver = LoopDriver(loop, self._link.pollable, self.core.turn)
+        core = self.core
+        driver = core.driver = LoopDriver(loop, self._link.pollable, core.turn, core.reader)
         if self.link_error is not None:
             driver.stop_reading()
         self.core.settle()
