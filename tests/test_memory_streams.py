@@ -12,7 +12,7 @@ import struct
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +106,46 @@ def test_whole_chunks_are_not_copied(lab: Lab) -> None:
     data = bytes(50000)
     client.send(data)
     assert server.recv(1 << 16) is data
+
+
+def growth(action: Callable[[], object]) -> int:
+    """The bytes that Python has allocated since before `action`."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        action()
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_fits_of_bytes_is_not_copied(lab: Lab) -> None:
+    client, server = lab.pair()
+    data = random.Random(5).randbytes(600_000)
+    sent: list[int] = []
+    assert growth(lambda: sent.append(client.send(data))) < 10_000
+    assert sent[0] < len(data)
+    assert server.recv(1 << 20) == data[: sent[0]]
+
+
+def test_the_rest_of_bytes_is_not_copied_either(lab: Lab) -> None:
+    client, server = lab.pair()
+    data = random.Random(6).randbytes(200_000)
+    rest = memoryview(data)[100_000:]
+    assert growth(lambda: client.send(rest)) < 10_000
+    rest.release()
+    assert server.recv(1 << 20) == data[100_000:]
+
+
+def test_a_small_part_does_not_keep_large_bytes(lab: Lab) -> None:
+    client, server = lab.pair()
+
+    def send() -> None:
+        for number in range(20):
+            client.send(memoryview(bytes([number]) * 1_000_000)[:1000])
+
+    assert growth(send) < 200_000
+    assert server.recv(1 << 20) == b"".join(bytes([number]) * 1000 for number in range(20))
 
 
 def test_mutable_buffer_may_be_reused_at_once(lab: Lab) -> None:

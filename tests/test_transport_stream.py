@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import logging
+import math
 import random
 import socket
 import struct
@@ -168,6 +169,34 @@ async def test_write_buffer_limits_say_when_to_pause(hosts: Hosts) -> None:
     assert pair.connected.paused
     with pytest.raises(ValueError, match="must be >="):
         transport.set_write_buffer_limits(high=1, low=2)
+    await pair.finish()
+
+
+@on_every_loop
+async def test_write_buffer_limits_may_be_out_of_reach(hosts: Hosts) -> None:
+    pair = await connect(hosts)
+    pair.accepted.transport.pause_reading()
+    pair.connected.transport.set_write_buffer_limits(high=math.inf, low=0)
+    pair.connected.transport.write(bytes(MEGABYTE))
+    pair.connected.transport.write(bytes(MEGABYTE))
+    assert not pair.connected.paused
+    await pair.finish()
+
+
+@on_every_loop
+async def test_blocks_of_any_size_arrive_in_order(hosts: Hosts) -> None:
+    pair = await connect(hosts)
+    block = random.Random(7).randbytes(300_000)
+    sizes = itertools.cycle([1, 70_000, 16_384, 300_000, 10, 262_144, 65_537])
+    expected = bytearray()
+    while len(expected) < 6 * MEGABYTE:
+        part = block[: next(sizes)]
+        pair.connected.transport.write(part)
+        expected += part
+        if pair.connected.paused:
+            await until(lambda: not pair.connected.paused)
+    await until(lambda: len(pair.accepted.data) == len(expected))
+    assert pair.accepted.data == expected
     await pair.finish()
 
 

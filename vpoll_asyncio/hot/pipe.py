@@ -28,6 +28,7 @@ __all__ = [
     "PipeState",
     "R",
     "W",
+    "by_reference",
     "would_block",
 ]
 
@@ -46,17 +47,36 @@ NO_FIN: Final = 0
 FIN_WAITS: Final = 1
 FIN_CAME: Final = 2
 
+_SENDING: Final = (ESTABLISHED, CLOSE_WAIT)
+
 # From this size on a piece that waits is handed over as it came.
 _LARGE: Final = 1024
 # Below this many waiting pieces each is kept as it came, however small.
 _PIECES: Final = 64
+# A view keeps all of the bytes below it alive, which may be so many times as many.
+_SHARE: Final = 4
+
+_AGAIN: Final = (errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 Chunk = bytes | bytearray | memoryview
 
 
 def would_block() -> BlockingIOError:
     """Return the error with which a call says that it would have to wait (EAGAIN)."""
-    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return BlockingIOError(*_AGAIN)
+
+
+def by_reference(data: bytes | memoryview, count: int) -> bytes | memoryview:
+    """Return the first `count` bytes of `data` as they may be kept: a copy where they must be.
+
+    A view of bytes is kept as a view, one that nobody else can release.
+    """
+    whole = data if type(data) is bytes else data.obj  # type: ignore[union-attr]
+    if type(whole) is not bytes or len(whole) > _SHARE * count:
+        return bytes(data[:count])
+    if count == len(whole):
+        return whole
+    return memoryview(data)[:count]
 
 
 Lock = threading.RLock
@@ -121,14 +141,15 @@ class PipeState:
     def send(self, data: bytes | memoryview, flags: int = 0, address: object = None) -> int:
         """Send a prefix of `data`; return its length.  Raises as send(2) does.
 
-        Bytes are kept by reference, of a view there is a copy.
+        Bytes are kept by reference, and what is cut of them or a view of them is too where it
+        is no small part; of another view there is a copy.
         """
         try:
             with self.lock:
                 peer = self.peer
                 if (
                     peer is None
-                    or self.state not in (ESTABLISHED, CLOSE_WAIT)
+                    or self.state not in _SENDING
                     or flags
                     or self.error
                     or self.shut & SND
@@ -141,12 +162,12 @@ class PipeState:
                 if count > space:
                     if space <= 0:
                         raise would_block()
-                    data = data[:space]
+                    data = by_reference(data, space)
                     count = space
+                elif type(data) is not bytes:
+                    data = by_reference(data, count)
                 if not count:
                     return 0
-                if type(data) is not bytes:
-                    data = bytes(data)
                 chunks = peer.chunks
                 if chunks is None or len(chunks) >= _PIECES:
                     peer.append(data)
@@ -203,11 +224,19 @@ class PipeState:
                 if emptied:
                     self.mask &= ~R
                 touched: list[Any] | None = None
+                roomy = None
                 if before > self.rcvbuf:
-                    touched = []
-                    self.room_made(touched)
+                    peer = self.peer
+                    if peer is None or self.fin == FIN_WAITS or peer.state not in _SENDING:
+                        touched = []
+                        self.room_made(touched)
+                    elif not peer.mask & OUT and not peer.orphan and peer.writable():
+                        peer.mask |= W
+                        roomy = peer
             if emptied:
                 self.show_cleared()
+            if roomy is not None:
+                roomy.show()
             if touched:
                 for each in touched:
                     each.show()

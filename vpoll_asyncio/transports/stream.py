@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import contextvars
 import socket
+import sys
 from asyncio import constants
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamTransport"]
 
-# One turn of writing: pieces shorter than this are joined, up to the second number.
-_LARGE: Final = 16 * 1024
+# Up to so many bytes are joined where they wait in short pieces.
 _JOINED: Final = 64 * 1024
-# Sends in one turn, so that a stack that takes everything does not keep the loop.
-_SENDS: Final = 16
-
-# Stands for the buffer until something has to wait: empty for ever.
-_NOTHING: Final[collections.deque[bytes | memoryview]] = collections.deque(maxlen=0)
 
 
 class StreamTransport(SocketTransport):
@@ -57,16 +51,11 @@ class StreamTransport(SocketTransport):
         server: Server | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
-        self._buffer = _NOTHING
-        self._buffer_size = 0
         self._eof = False
-        # The socket was last seen without OUT: it would take nothing, at the cost of an
-        # exception.  Its watch tells when it does again.
-        self._full = False
         # Not everybody may write: `write_eof` was called, or a file is being sent.
         self._guarded = False
         receive, send, sockname, peername = sock.begin_stream(peername)
-        self._io = io = StreamIO(self, send, receive, self.max_size)
+        self._io = io = StreamIO(self, send, receive, self.max_size, self._high_water)
         # The class has the method, the object the way without a detour.
         self.write = io.write  # type: ignore[method-assign]
         super().__init__(loop, sock, protocol, waiter, (sockname, peername), server, context)
@@ -89,8 +78,8 @@ class StreamTransport(SocketTransport):
         if interest & IN and mask & (READ | TERMINAL):
             self._reader(mask)
         if interest & OUT and mask & (OUT | TERMINAL):
-            if self._buffer and not self._conn_lost:
-                self._write_ready(mask)
+            if self._io.buffer and not self._conn_lost:
+                self._io.flush(mask)
         elif interest == ERR:
             self._terminal_while_idle()
 
@@ -110,7 +99,10 @@ class StreamTransport(SocketTransport):
     def goes_on(self) -> bool:
         """Return whether there is more to be read right now (`StreamOwner`)."""
         vpoll = self._sock.vpoll
-        return not vpoll.closed and bool(vpoll.peek() & IN)
+        file = vpoll.file
+        if file is None:
+            return False
+        return (file.mask if file.pending is None else vpoll.peek()) & IN != 0
 
     def _read_into_buffer(self, mask: int) -> None:
         try:
@@ -186,7 +178,8 @@ class StreamTransport(SocketTransport):
             self._conn_lost += 1
             return
         rest: bytes | memoryview = data if immutable else memoryview(data).cast("B")  # type: ignore[assignment]
-        if not self._buffer and not self._full:
+        io = self._io
+        if not io.buffer and not io.full:
             try:
                 sent = self._sock.do_send(rest, 0, None)
             except (SystemExit, KeyboardInterrupt):
@@ -198,16 +191,12 @@ class StreamTransport(SocketTransport):
                 return
             if sent:
                 rest = memoryview(rest)[sent:]
-        self._keep(rest if immutable else bytes(rest))
-
-    def write_rest(self, data: bytes, sent: int) -> None:
-        """Keep what the socket did not take (`StreamOwner`)."""
-        self._keep(memoryview(data)[sent:])
+        io.keep(rest if immutable else bytes(rest))
 
     def write_raised(self, data: bytes | memoryview, exc: BaseException) -> None:
         """Take what sending raised (`StreamOwner`)."""
         if isinstance(exc, RETRY):
-            self._keep(data if type(data) is bytes else bytes(data))
+            self._io.keep(data if type(data) is bytes else bytes(data))
         else:
             self._fatal_error(exc, "Fatal write error on socket transport")
 
@@ -217,7 +206,9 @@ class StreamTransport(SocketTransport):
         self._allow_direct()
 
     def _allow_direct(self) -> None:
-        self._io.direct = not (self._buffer or self._full or self._conn_lost or self._guarded)
+        io = self._io
+        io.open = not (self._conn_lost or self._guarded)
+        io.direct = io.open and not (io.buffer or io.full)
 
     def _check_writer(self, caller: str) -> None:
         if self._eof:
@@ -244,13 +235,19 @@ class StreamTransport(SocketTransport):
             self._guarded = self._eof
             self._allow_direct()
 
-    def _keep(self, data: bytes | memoryview) -> None:
-        if self._buffer is _NOTHING:
-            self._buffer = collections.deque()
-        self._buffer.append(data)
-        self._buffer_size += len(data)
-        self._refresh()
+    def waits(self) -> None:
+        """Wait until the socket takes more (`StreamOwner`)."""
+        if not self._interest & OUT:
+            self._refresh()
+
+    def too_much(self) -> None:
+        """Have the protocol pause (`StreamOwner`)."""
         self._maybe_pause_protocol()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set from when on the protocol pauses, and goes on, as `asyncio.WriteTransport`."""
+        super().set_write_buffer_limits(high, low)
+        self._io.high = int(min(self._high_water, sys.maxsize))
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
         """Send the concatenation of `list_of_data`, as `write` does."""
@@ -264,7 +261,7 @@ class StreamTransport(SocketTransport):
             return
         self._eof = self._guarded = True
         self._allow_direct()
-        if not self._buffer:
+        if not self._io.buffer:
             self._shut_down_writing()
 
     def can_write_eof(self) -> bool:
@@ -273,58 +270,25 @@ class StreamTransport(SocketTransport):
 
     def get_write_buffer_size(self) -> int:
         """Return the number of bytes that wait to be sent."""
-        return self._buffer_size
+        return self._io.size
 
     def _pending_writes(self) -> bool:
-        return bool(self._buffer)
+        return bool(self._io.buffer)
 
     def _discard_writes(self) -> None:
-        self._buffer.clear()
-        self._buffer_size = 0
+        io = self._io
+        if io.buffer:
+            io.buffer.clear()
+            io.size = 0
 
-    def _write_ready(self, mask: int) -> None:
-        buffer = self._buffer
-        try:
-            for _ in range(_SENDS):
-                piece = self._next_piece()
-                sent = self._sock.do_send(piece, 0, None)
-                self._buffer_size -= sent
-                if sent == len(piece):
-                    buffer.popleft()
-                else:
-                    buffer[0] = memoryview(piece)[sent:]
-                self._full = not self._sock.vpoll.peek() & OUT
-                if self._full or not buffer:
-                    break
-        except RETRY:
-            self._would_block(mask, "Fatal write error on socket transport")
-            if self._conn_lost:
-                return
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal write error on socket transport")
-            return
-        self._allow_direct()
-        self._maybe_resume_protocol()
-        # resume_writing may have written, closed or aborted.
-        if buffer or self._conn_lost:
-            return
-        if self._closing:
-            self._conn_lost += 1
-            self._refresh()
-            self._call_connection_lost(None)
-            return
-        if self._eof:
-            self._shut_down_writing()
-        self._refresh()
+    def is_full(self) -> bool:
+        """Return whether the socket would take nothing now (`StreamOwner`)."""
+        return not self._sock.vpoll.peek() & OUT
 
-    def _next_piece(self) -> bytes | memoryview:
-        """Return the head of the buffer, short pieces joined there into one."""
-        buffer = self._buffer
-        head = buffer[0]
-        if len(head) >= _LARGE or len(buffer) == 1:
-            return head
+    def join_waiting(self) -> bytes | memoryview:
+        """Join short pieces at the head of what waits; return the head (`StreamOwner`)."""
+        buffer = self._io.buffer
+        assert buffer
         parts = []
         size = 0
         while buffer and size + len(buffer[0]) <= _JOINED:
@@ -334,6 +298,33 @@ class StreamTransport(SocketTransport):
         joined = b"".join(parts)
         buffer.appendleft(joined)
         return joined
+
+    def flush_raised(self, exc: BaseException, mask: int) -> None:
+        """Take what sending raised (`StreamOwner`)."""
+        if not isinstance(exc, RETRY):
+            self._fatal_error(exc, "Fatal write error on socket transport")
+            return
+        self._would_block(mask, "Fatal write error on socket transport")
+        if not self._conn_lost:
+            self.flushed()
+
+    def flushed(self) -> None:
+        """Do what may be done now that less waits (`StreamOwner`)."""
+        io = self._io
+        self._allow_direct()
+        if self._protocol_paused:
+            self._maybe_resume_protocol()
+        # resume_writing may have written, closed or aborted.
+        if io.buffer or self._conn_lost:
+            return
+        if self._closing:
+            self._conn_lost += 1
+            self._refresh()
+            self._call_connection_lost(None)
+            return
+        if self._eof:
+            self._shut_down_writing()
+        self._refresh()
 
     def _shut_down_writing(self) -> None:
         try:

@@ -87,7 +87,7 @@ extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState
     X(peek) X(popleft) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
     X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
     X(select) X(time) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
-    X(write_rest)
+    X(flush_raised) X(flushed) X(is_full) X(join_waiting) X(too_much) X(waits)
 #define DECLARE(name) extern PyObject *str_##name;
 NAMES(DECLARE)
 #undef DECLARE
@@ -119,7 +119,11 @@ int watch_run(WatchState *watch);
 int relay_push(PyObject *relay, PyObject *hop);
 int lock_is_free(PyObject *lock);
 PyObject *pipe_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count);
+/* As pipe_send, without flags: returns 0 where that would have to wait, -1 with an exception. */
+Py_ssize_t pipe_offer(PipeState *self, PyObject *data);
 PyObject *pipe_recv_some(PyObject *self, PyObject *bufsize);
+PyObject *pipe_take(PipeState *self, Py_ssize_t wanted);
+int prepare_stream(void);
 int prepare_handle(void);
 int prepare_selector(void);
 int prepare_turn(void);

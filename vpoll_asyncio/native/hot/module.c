@@ -51,7 +51,8 @@ PyMODINIT_FUNC PyInit__vpoll_hot(void)
         return NULL;
     bad_mask = PyObject_GetAttrString(events, "bad_mask");
     Py_DECREF(events);
-    if (!bad_mask || prepare_handle() || prepare_selector() || prepare_turn())
+    if (!bad_mask || prepare_handle() || prepare_selector() || prepare_stream() ||
+        prepare_turn())
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (!module)

@@ -8,22 +8,16 @@
 enum { SHUT_RECEIVING = 1, SHUT_SENDING = 2, ESTABLISHED = 3, CLOSE_WAIT = 4 };
 enum { READABLE = EVENT_IN | EVENT_RDNORM, WRITABLE = EVENT_OUT | EVENT_WRNORM };
 enum { FIN_WAITS = 1 };
-enum { LARGE = 1024, PIECES = 64 };
+enum { LARGE = 1024, PIECES = 64, SHARE = 4 };
 
 static int has_room(PipeState *self, PipeState *peer)
 {
     return 3 * (peer->used - peer->rcvbuf) <= 2 * self->sndbuf;
 }
 
-/* Whether data that were taken change anything for the peer, or let its FIN in. */
-static int room_matters(PipeState *self)
+static int may_send(PipeState *self)
 {
-    if (self->fin == FIN_WAITS && self->used <= self->rcvbuf)
-        return 1;
-    if (!is_set(self->peer) || !PyObject_TypeCheck(self->peer, &PipeState_Type))
-        return 0;
-    PipeState *peer = (PipeState *)self->peer;
-    return !peer->orphan && !(peer->mask & EVENT_OUT) && has_room(peer, self);
+    return self->state == ESTABLISHED || self->state == CLOSE_WAIT;
 }
 
 static int show_cleared(PipeState *self)
@@ -53,86 +47,182 @@ static int show(PipeState *self)
     return failed;
 }
 
-static int queue(PipeState *peer, PyObject *data)
+/* Bytes, or a flat view, whose length is stored.  Returns 1, 0 or -1. */
+static int length_of(PyObject *data, Py_ssize_t *size)
+{
+    if (PyBytes_CheckExact(data)) {
+        *size = PyBytes_GET_SIZE(data);
+        return 1;
+    }
+    if (!PyMemoryView_Check(data))
+        return 0;
+    Py_buffer view;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE))
+        return -1;
+    *size = view.len;
+    Py_buffer *own = PyMemoryView_GET_BUFFER(data);
+    int flat = own->itemsize == 1 && own->ndim == 1;
+    PyBuffer_Release(&view);
+    return flat;
+}
+
+/* The first `count` bytes of what length_of() knows, as they may be kept. */
+static PyObject *by_reference(PyObject *data, Py_ssize_t count)
+{
+    PyObject *whole = data;
+    if (PyMemoryView_Check(data))
+        whole = PyMemoryView_GET_BUFFER(data)->obj;
+    if (whole && PyBytes_CheckExact(whole) && PyBytes_GET_SIZE(whole) <= SHARE * count) {
+        if (PyBytes_GET_SIZE(whole) == count)
+            return Py_NewRef(whole);
+        PyObject *view = PyMemoryView_FromObject(data);
+        PyObject *kept = view ? PySequence_GetSlice(view, 0, count) : NULL;
+        Py_XDECREF(view);
+        return kept;
+    }
+    if (whole == data)
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), count);
+    PyObject *first = PySequence_GetSlice(data, 0, count);
+    PyObject *copy = first ? PyBytes_FromObject(first) : NULL;
+    Py_XDECREF(first);
+    return copy;
+}
+
+static int queue(PipeState *peer, PyObject *data, Py_ssize_t size)
 {
     PyObject *chunks = peer->chunks;
     if (!chunks || !PyList_CheckExact(chunks) || PyList_GET_SIZE(chunks) >= PIECES)
         return notify_with((PyObject *)peer, str_append, data);
     if (PyList_Append(chunks, data))
         return -1;
-    peer->used += PyBytes_GET_SIZE(data);
+    peer->used += size;
     return 0;
 }
 
-PyObject *pipe_send(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+static PyObject *send_special(PyObject *self, PyObject *data, PyObject *flags)
 {
-    PipeState *self = (PipeState *)object;
-    if (count < 1 || count > 3) {
-        PyErr_SetString(PyExc_TypeError, "send() takes data, flags and an address");
+    PyObject *boxed[] = {self, data, flags ? Py_NewRef(flags) : PyLong_FromLong(0)};
+    if (!boxed[2])
         return NULL;
-    }
-    PyObject *data = arguments[0];
-    long flags = count > 1 ? PyLong_AsLong(arguments[1]) : 0;
-    if (flags == -1 && PyErr_Occurred())
-        return NULL;
-    PipeState *peer = NULL;
-    Py_ssize_t size = 0;
-    int everyday = !flags && PyBytes_CheckExact(data) && lock_is_free(self->lock) && self->peer &&
-                   PyObject_TypeCheck(self->peer, &PipeState_Type);
-    if (everyday) {
-        peer = (PipeState *)self->peer;
-        size = PyBytes_GET_SIZE(data);
-        everyday = (self->state == ESTABLISHED || self->state == CLOSE_WAIT) && !self->error &&
-                   !(self->shut & SHUT_SENDING) && !(peer->shut & SHUT_RECEIVING) &&
-                   !peer->orphan && size && size <= self->sndbuf + peer->rcvbuf - peer->used;
-    }
-    if (!everyday) {
-        PyObject *boxed[] = {object, data, count > 1 ? arguments[1] : NULL};
-        PyObject *zero = NULL;
-        if (!boxed[2])
-            boxed[2] = zero = PyLong_FromLong(0);
-        PyObject *result = PyObject_VectorcallMethod(str_send_special, boxed, 3, NULL);
-        Py_XDECREF(zero);
-        return result;
-    }
-    Py_INCREF(peer);
-    PyObject *result = NULL;
-    if (queue(peer, data))
-        goto done;
+    PyObject *result = PyObject_VectorcallMethod(str_send_special, boxed, 3, NULL);
+    Py_DECREF(boxed[2]);
+    return result;
+}
+
+/* Returns 0, or -1 with an exception. */
+static int pass_on(PipeState *self, PipeState *peer, PyObject *data, Py_ssize_t size)
+{
+    if (queue(peer, data, size))
+        return -1;
     if (peer->urg || peer->lowat > 1) {
         if (notify((PyObject *)peer, str_refresh))
-            goto done;
+            return -1;
     } else {
         peer->mask |= READABLE;
     }
     if (peer->used > peer->rcvbuf && !has_room(self, peer)) {
         self->mask &= ~(unsigned int)WRITABLE;
         if (show_cleared(self))
-            goto done;
+            return -1;
     }
-    if (!show(peer))
-        result = PyLong_FromSsize_t(size);
-done:
-    Py_DECREF(peer);
-    return result;
+    return show(peer);
 }
 
-PyObject *pipe_recv_some(PyObject *object, PyObject *bufsize)
+Py_ssize_t pipe_offer(PipeState *self, PyObject *data)
 {
-    PipeState *self = (PipeState *)object;
-    Py_ssize_t wanted = PyNumber_AsSsize_t(bufsize, PyExc_OverflowError);
-    if (wanted == -1 && PyErr_Occurred())
+    Py_ssize_t size = 0;
+    int known = length_of(data, &size);
+    if (known < 0)
+        return -1;
+    if (known && size && lock_is_free(self->lock) && self->peer &&
+        PyObject_TypeCheck(self->peer, &PipeState_Type)) {
+        PipeState *peer = (PipeState *)self->peer;
+        Py_ssize_t space = self->sndbuf + peer->rcvbuf - peer->used;
+        if (may_send(self) && !self->error && !(self->shut & SHUT_SENDING) &&
+            !(peer->shut & SHUT_RECEIVING) && !peer->orphan) {
+            if (space <= 0)
+                return 0;
+            if (size > space)
+                size = space;
+            Py_INCREF(peer);
+            PyObject *kept = by_reference(data, size);
+            int failed = kept ? pass_on(self, peer, kept, size) : -1;
+            Py_XDECREF(kept);
+            Py_DECREF(peer);
+            return failed ? -1 : size;
+        }
+    }
+    PyObject *result = send_special((PyObject *)self, data, NULL);
+    if (!result)
+        return -1;
+    Py_ssize_t sent = PyLong_AsSsize_t(result);
+    Py_DECREF(result);
+    return sent;
+}
+
+PyObject *pipe_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    if (count < 1 || count > 3) {
+        PyErr_SetString(PyExc_TypeError, "send() takes data, flags and an address");
         return NULL;
+    }
+    long flags = count > 1 ? PyLong_AsLong(arguments[1]) : 0;
+    if (flags == -1 && PyErr_Occurred())
+        return NULL;
+    if (flags)
+        return send_special(self, arguments[0], arguments[1]);
+    Py_ssize_t sent = pipe_offer((PipeState *)self, arguments[0]);
+    if (sent < 0)
+        return NULL;
+    if (!sent && PyObject_Size(arguments[0]) > 0)
+        /* It says why. */
+        return send_special(self, arguments[0], NULL);
+    return PyLong_FromSsize_t(sent);
+}
+
+/* Tells of what the peer still held and may have arrived now. */
+static int tell_of_room(PyObject *self)
+{
+    PyObject *touched = PyList_New(0);
+    int failed = touched ? notify_with(self, str_room_made, touched) : -1;
+    for (Py_ssize_t index = 0; !failed && index < PyList_GET_SIZE(touched); index++) {
+        PyObject *each = Py_NewRef(PyList_GET_ITEM(touched, index));
+        failed = PyObject_TypeCheck(each, &PipeState_Type) ? show((PipeState *)each)
+                                                           : notify(each, str_show);
+        Py_DECREF(each);
+    }
+    Py_XDECREF(touched);
+    return failed;
+}
+
+static int room_made(PipeState *self)
+{
+    if (self->fin == FIN_WAITS || !is_set(self->peer) ||
+        !PyObject_TypeCheck(self->peer, &PipeState_Type) || !may_send((PipeState *)self->peer))
+        return tell_of_room((PyObject *)self);
+    PipeState *peer = (PipeState *)self->peer;
+    if (peer->mask & EVENT_OUT || peer->orphan || !has_room(peer, self))
+        return 0;
+    peer->mask |= WRITABLE;
+    Py_INCREF(peer);
+    int failed = show(peer);
+    Py_DECREF(peer);
+    return failed;
+}
+
+PyObject *pipe_take(PipeState *self, Py_ssize_t wanted)
+{
     PyObject *chunks = self->chunks;
     Py_ssize_t waiting = chunks && PyList_CheckExact(chunks) ? PyList_GET_SIZE(chunks) : 0;
     PyObject *data = waiting ? PyList_GET_ITEM(chunks, 0) : NULL;
     if (!data || !PyBytes_CheckExact(data) || !self->used || self->urg || self->lowat > 1 ||
         !lock_is_free(self->lock) || PyBytes_GET_SIZE(data) > wanted ||
         (waiting > 1 && PyBytes_GET_SIZE(data) < LARGE)) {
-        PyObject *boxed[] = {object, bufsize, PyLong_FromLong(0)};
+        PyObject *boxed[] = {(PyObject *)self, PyLong_FromSsize_t(wanted), PyLong_FromLong(0)};
         PyObject *result = NULL;
-        if (boxed[2])
+        if (boxed[1] && boxed[2])
             result = PyObject_VectorcallMethod(str_recv_special, boxed, 3, NULL);
+        Py_XDECREF(boxed[1]);
         Py_XDECREF(boxed[2]);
         return result;
     }
@@ -144,32 +234,20 @@ PyObject *pipe_recv_some(PyObject *object, PyObject *bufsize)
     int emptied = !self->used && !(self->shut & SHUT_RECEIVING);
     if (emptied)
         self->mask &= ~(unsigned int)READABLE;
-    PyObject *touched = NULL;
-    if (before > self->rcvbuf && room_matters(self)) {
-        if (!(touched = PyList_New(0)) || notify_with(object, str_room_made, touched)) {
-            Py_XDECREF(touched);
-            goto failed;
-        }
-    }
-    if (emptied && show_cleared(self)) {
-        Py_XDECREF(touched);
+    if (emptied && show_cleared(self))
         goto failed;
-    }
-    for (Py_ssize_t index = 0; touched && index < PyList_GET_SIZE(touched); index++) {
-        PyObject *each = Py_NewRef(PyList_GET_ITEM(touched, index));
-        int bad = PyObject_TypeCheck(each, &PipeState_Type) ? show((PipeState *)each)
-                                                            : notify(each, str_show);
-        Py_DECREF(each);
-        if (bad) {
-            Py_DECREF(touched);
-            goto failed;
-        }
-    }
-    Py_XDECREF(touched);
+    if (before > self->rcvbuf && room_made(self))
+        goto failed;
     return data;
 failed:
     Py_DECREF(data);
     return NULL;
+}
+
+PyObject *pipe_recv_some(PyObject *self, PyObject *bufsize)
+{
+    Py_ssize_t wanted = PyNumber_AsSsize_t(bufsize, PyExc_OverflowError);
+    return wanted == -1 && PyErr_Occurred() ? NULL : pipe_take((PipeState *)self, wanted);
 }
 
 static PyObject *show_cleared_method(PipeState *self, PyObject *Py_UNUSED(ignored))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ...hot.pipe import CLOSE_WAIT, ESTABLISHED, RCV, SND, R, would_block
+from ...hot.pipe import CLOSE_WAIT, ESTABLISHED, RCV, SND, R, by_reference, would_block
 from .addresses import oserror
 from .pcb import Pcb, publish
 from .queue import URG_READ, URG_VALID
@@ -81,9 +81,9 @@ class Transfer(Connection):
         if space <= 0:
             raise would_block()
         count = min(count, space)
-        taken = bytes(data[:count])
         if flags & _OOB:
-            peer.mark_urgent(taken)
+            peer.mark_urgent(bytes(data[:count]))
+        taken: Any = by_reference(data, count)
         peer.append(taken)
         peer.refresh()
         touched.append(peer)
