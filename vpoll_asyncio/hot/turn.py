@@ -23,7 +23,7 @@ from ..events import ALWAYS
 from .accelerator import ACCELERATOR
 from .vpoll import VPollState
 
-__all__ = ["ReaderState", "TurnState", "run_ready"]
+__all__ = ["ReaderState", "TurnState", "make_trigger", "run_ready"]
 
 _Handle: Final[Any] = asyncio.Handle
 _TimerHandle: Final[Any] = asyncio.TimerHandle
@@ -207,6 +207,26 @@ class ReaderState(asyncio.Handle):
                     pass
 
 
+def make_trigger(
+    handle: asyncio.Handle,
+    push: Callable[[asyncio.Handle], None],
+    selector: Any,
+    rouse: Callable[[], None],
+) -> Callable[[], None]:
+    """Return a function that pushes `handle` and wakes the loop if it sleeps.
+
+    selector -- the loop's, a `SelectorState`
+    """
+
+    def trigger() -> None:
+        push(handle)
+        selector.spare = True
+        if selector.asleep:
+            rouse()
+
+    return trigger
+
+
 def describe(handle: Any) -> str:
     """Return what `repr` shows of a handle that is none of asyncio's."""
     shown = _Handle.__new__(_Handle)
@@ -219,4 +239,5 @@ def describe(handle: Any) -> str:
 if not TYPE_CHECKING and ACCELERATOR is not None:
     run_ready = ACCELERATOR.run_ready
     ReaderState = ACCELERATOR.ReaderState
+    make_trigger = ACCELERATOR.make_trigger
     TurnState = ACCELERATOR.TurnState

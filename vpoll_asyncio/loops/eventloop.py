@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._asyncio import disown, handles_signals, ready_queue, signal_pipe
-from ..hot.turn import ReaderState
+from ..hot.turn import ReaderState, make_trigger
 from ..install import installed
 from ..selector import VPollSelector
 from ..stacks.base import Stack
@@ -85,17 +85,7 @@ class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
         closed.  `callback` runs in `context`, by default a copy of the current one.
         """
         handle = asyncio.Handle(callback, (), self, context)
-        push = ready_queue(self).append
-        selector = self.vpoll_selector
-        rouse = self.rouse
-
-        def trigger() -> None:
-            push(handle)
-            selector.spare = True
-            if selector.asleep:
-                rouse()
-
-        return trigger
+        return make_trigger(handle, self.push, self.vpoll_selector, self.rouse)
 
     def start_watch(
         self, vpoll: VPoll, interest: int, callback: Callable[..., object], args: tuple[Any, ...]

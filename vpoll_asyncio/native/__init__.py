@@ -120,6 +120,7 @@ HELPERS: dict[str, Helper] = {
                 "selector.c",
                 "handle.c",
                 "turn.c",
+                "trigger.c",
                 "reader.c",
             ),
             headers=("hot.h",),

@@ -76,7 +76,7 @@ typedef struct {
 } SelectorState;
 
 extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState_Type, Lock_Type,
-    PipeState_Type, ReaderState_Type, SelectorState_Type, StreamIO_Type, TurnState_Type;
+    PipeState_Type, ReaderState_Type, SelectorState_Type, StreamIO_Type, Trigger_Type, TurnState_Type;
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
@@ -140,6 +140,7 @@ double timer_due(PyObject *timer);
 int handle_run(PyObject *handle);
 
 int reader_notice(PyObject *reader, unsigned int mask);
+PyObject *make_trigger(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *run_ready(PyObject *module, PyObject *ready);
 int run_callback(PyObject *handle, PyObject *context, PyObject *callback, PyObject *args);
 int reader_run(PyObject *reader);

@@ -28,6 +28,8 @@ int is_exit(void)
 
 static PyMethodDef functions[] = {
     {"run_ready", run_ready, METH_O, PyDoc_STR("Run the handles that are in the queue now.")},
+    {"make_trigger", (PyCFunction)(void (*)(void))make_trigger, METH_FASTCALL,
+     PyDoc_STR("Return a function that queues a handle and wakes the loop if it sleeps.")},
     {NULL},
 };
 
@@ -59,7 +61,7 @@ PyMODINIT_FUNC PyInit__vpoll_hot(void)
         return NULL;
     PyTypeObject *types[] = {&FileState_Type,  &VPollState_Type, &RelayState_Type, &WatchState_Type,
                              &Lock_Type,       &PipeState_Type,  &StreamIO_Type,
-                             &SelectorState_Type, &TurnState_Type, &ReaderState_Type};
+                             &SelectorState_Type, &Trigger_Type, &TurnState_Type, &ReaderState_Type};
     for (size_t index = 0; index < sizeof types / sizeof *types; index++) {
         if (PyModule_AddType(module, types[index])) {
             Py_DECREF(module);
