@@ -228,8 +228,13 @@ PyObject *pipe_take(PipeState *self, Py_ssize_t wanted)
     }
     Py_INCREF(data);
     Py_ssize_t before = self->used;
-    if (PyList_SetSlice(chunks, 0, 1, NULL))
+    if (waiting == 1) {
+        /* The list keeps its memory for the next one: most messages are alone. */
+        Py_SET_SIZE(chunks, 0);
+        Py_DECREF(data);
+    } else if (PyList_SetSlice(chunks, 0, 1, NULL)) {
         goto failed;
+    }
     self->used -= PyBytes_GET_SIZE(data);
     int emptied = !self->used && !(self->shut & SHUT_RECEIVING);
     if (emptied)
