@@ -600,7 +600,12 @@ class UserSocket(SocketHooks, socket.socket):
         finally:
             # Threads blocked in here look again and find the socket closed.  A vpoll that
             # was collected together with its socket may be closed already.
-            if not vpoll.closed:
+            file = vpoll.file
+            if file is not None and file.pending is None and not file.waiters:
+                # What `set_events` does where nobody has to be told.
+                file.mask = _DEAD
+                vpoll.close()
+            elif file is not None:
                 try:
                     if vpoll.failure is None:
                         vpoll.set_events(_DEAD)

@@ -136,8 +136,12 @@ class SocketTransport(FlowControl):
         if interest != self._interest:
             self._interest = interest
             # Reading is what connections do most of their time.
-            self._watch.callback = self._reader if interest == READ else self._ready
-            self._watch.set_interest(interest)
+            watch = self._watch
+            watch.callback = self._reader if interest == READ else self._ready
+            if interest:
+                watch.set_interest(interest)
+            else:
+                watch.wanted = 0
 
     def _ready(self, mask: int) -> None:
         interest = self._interest

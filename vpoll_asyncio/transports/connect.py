@@ -8,19 +8,25 @@ import functools
 import itertools
 import socket
 import ssl
+import types
 from asyncio import staggered
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Final, TypeVar
 
+from ..events import ERR, HUP, OUT
 from ..sockets import UserSocket
 from ..stacks.base import AddrInfo, Stack
 from .alive import attach
 from .base import logger
 from .errors import user_socket
-from .sockops import begin_connect, finish_connect
+from .sockops import finish_connect
+from .stream import StreamTransport
 from .tls import check_ssl_arguments, make_stream
 
 __all__ = ["connect_accepted_socket", "create_connection", "resolve"]
+
+_INET: Final = int(socket.AF_INET)
+_ENDED: Final = OUT | ERR | HUP
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
@@ -96,7 +102,12 @@ async def _connect_one(
         sock.setblocking(False)
         if local_infos is not None:
             _bind_local(sock, local_infos, own)
-        if not begin_connect(sock, address):
+        # The stack's own answer is numeric, and an IPv4 one as sockets take it.
+        target: Any = address
+        if family != _INET:
+            target = sock.resolve_address(address, "connect")
+        # As `sockops.begin_connect`.
+        if not sock.begin_connect(target) and sock.vpoll.peek() & _ENDED != OUT:
             await finish_connect(loop, sock, address)
         return sock
     except OSError as exc:
@@ -129,6 +140,14 @@ async def _connect(
     all_errors: bool,
 ) -> UserSocket:
     """Return a socket connected to the first of `infos` that answers."""
+    if delay is None and local_infos is None and len(infos) == 1:
+        # One attempt, one error.
+        try:
+            return await _connect_one(loop, stack, [], infos[0], None)
+        except OSError as exc:
+            if all_errors:
+                raise _combined([exc], True) from None
+            raise
     errors: list[list[OSError]] = []
     if delay is None:
         for info in infos:
@@ -150,6 +169,12 @@ async def _connect(
     finally:
         # The errors' tracebacks hold this frame.
         errors = []
+
+
+@types.coroutine
+def _one_turn() -> Generator[None, None, None]:
+    """Let the loop run what it has been asked to run: `asyncio.sleep(0)` in fewer calls."""
+    yield
 
 
 async def create_connection(
@@ -186,11 +211,12 @@ async def create_connection(
         if not host:
             raise ValueError("You must set server_hostname when using ssl without a host")
         server_hostname = host.decode("idna") if isinstance(host, bytes) else host
-    check_ssl_arguments(
-        ssl,
-        ssl_handshake_timeout=ssl_handshake_timeout,
-        ssl_shutdown_timeout=ssl_shutdown_timeout,
-    )
+    if ssl_handshake_timeout is not None or ssl_shutdown_timeout is not None:
+        check_ssl_arguments(
+            ssl,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
     if happy_eyeballs_delay is not None and interleave is None:
         interleave = 1
     if host is not None or port is not None:
@@ -219,15 +245,26 @@ async def create_connection(
         if sock is None:
             connected.close()
         raise
-    transport = await make_stream(
-        loop,
-        connected,
-        protocol,
-        ssl,
-        server_hostname,
-        ssl_handshake_timeout=ssl_handshake_timeout,
-        ssl_shutdown_timeout=ssl_shutdown_timeout,
-    )
+    transport: asyncio.Transport
+    if ssl:
+        transport = await make_stream(
+            loop,
+            connected,
+            protocol,
+            ssl,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+    else:
+        connected.setblocking(False)
+        transport = StreamTransport(loop, connected, protocol)
+        try:
+            # The loop runs in order what it was asked to run: first `connection_made`.
+            await _one_turn()
+        except BaseException:
+            transport.close()
+            raise
     if loop.get_debug():
         logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
     return transport, protocol

@@ -41,6 +41,10 @@ LINK: Final = 2
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
+_INET: Final = int(socket.AF_INET)
+_FEW: Final = 16
+_recent: Final[dict[Address, Address]] = {}
+
 
 def oserror(number: int) -> OSError:
     """Return the OSError that a system call with errno `number` raises."""
@@ -74,7 +78,7 @@ def _canonical_six(host: str) -> str:
 
 def internal(family: int, address: Address) -> tuple[str, int]:
     """Return (host, port) as this network writes them.  `address` is numeric."""
-    if family == socket.AF_INET:
+    if family == _INET:
         return address[0], address[1]
     try:
         return _canonical_six(address[0]), address[1]
@@ -125,14 +129,18 @@ def _scope(address: Address) -> int:
 def external(family: int, host: str, port: int) -> Address:
     """Return (host, port) as a socket of `family` is told.
 
-    Both ends of a connection ask for both addresses, one soon after the other, and get the
-    same objects from a cache that is small enough not to count.
+    Both ends of a connection ask for both addresses, one soon after the other, and keep
+    them: they get the same objects.
     """
-    if family == socket.AF_INET:
-        return host, port
-    if is_link_local(host):
-        return host, port, 0, LINK
-    return (host if ":" in host else f"::ffff:{host}"), port, 0, 0
+    if family == _INET:
+        address: Address = (host, port)
+    elif is_link_local(host):
+        address = (host, port, 0, LINK)
+    else:
+        address = ((host if ":" in host else f"::ffff:{host}"), port, 0, 0)
+    if len(_recent) >= _FEW:
+        _recent.clear()
+    return _recent.setdefault(address, address)
 
 
 def is_six(host: str) -> bool:

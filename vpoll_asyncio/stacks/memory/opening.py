@@ -110,7 +110,7 @@ class StreamPcb(Transfer):
     def _choose_local(self, address: str, port: int) -> None:
         laddr = self.laddr
         if laddr in (ANY, ANY6):
-            laddr = self.host.source(address)
+            laddr = address if address == "127.0.0.1" else self.host.source(address)
         elif is_loopback(laddr) and not self.host.owns(address):
             raise oserror(errno.EINVAL)
         connections = self.host.connections

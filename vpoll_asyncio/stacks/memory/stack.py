@@ -22,10 +22,13 @@ __all__ = ["MemoryStack"]
 
 _SCHEME: Final = "mem://"
 _TYPE_FLAGS: Final = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+# Plain ints: comparing with an enumeration's members costs a call.
+_STREAM: Final = int(socket.SOCK_STREAM)
 _PROTOCOLS: Final = {
-    int(socket.SOCK_STREAM): (0, socket.IPPROTO_TCP),
-    int(socket.SOCK_DGRAM): (0, socket.IPPROTO_UDP),
+    _STREAM: (0, int(socket.IPPROTO_TCP)),
+    int(socket.SOCK_DGRAM): (0, int(socket.IPPROTO_UDP)),
 }
+_SIX: Final = {int(socket.AF_INET): False, int(socket.AF_INET6): True}
 
 
 class MemoryStack(Stack):
@@ -73,7 +76,7 @@ class MemoryStack(Stack):
 
     def supported_domain(self, family: int) -> bool:
         """Return whether `family` is AF_INET or AF_INET6."""
-        return family in (socket.AF_INET, socket.AF_INET6)
+        return family in _SIX
 
     def socket(
         self,
@@ -82,20 +85,22 @@ class MemoryStack(Stack):
         proto: int = 0,
     ) -> socket.socket:
         """Return a new socket: SOCK_STREAM or SOCK_DGRAM, AF_INET or AF_INET6."""
-        self.refuse_closed()
-        if not self.supported_domain(family):
+        if self._closed:
+            self.refuse_closed()
+        six = _SIX.get(family)
+        if six is None:
             raise oserror(errno.EAFNOSUPPORT)
         kind = type & ~_TYPE_FLAGS
-        if kind not in _PROTOCOLS:
+        protocols = _PROTOCOLS.get(kind)
+        if protocols is None:
             raise oserror(errno.ESOCKTNOSUPPORT)
-        if proto not in _PROTOCOLS[kind]:
+        if proto not in protocols:
             raise oserror(errno.EPROTONOSUPPORT)
         host = self._host
-        six = family == socket.AF_INET6
         with host.network.lock:
             if host.down:
                 raise oserror(errno.ENETDOWN)
-            if kind == socket.SOCK_STREAM:
+            if kind == _STREAM:
                 stream = StreamPcb(host, six)
                 host.open.add(stream)
                 return StreamSocket(self, family, type, proto, stream)

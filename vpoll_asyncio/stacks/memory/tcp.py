@@ -112,23 +112,12 @@ class Connection(StreamQueue):
     # The mask: tcp_poll().
 
     def refresh(self) -> None:
-        # Twice: a signal handler may have changed the state, and set the mask, meanwhile.
-        while True:
-            self.mask = mask = self.poll()
-            if self.poll() == mask:
-                return
-
-    def changed(self) -> bool:
-        """Compute `mask` anew; return whether it is another one."""
-        before = self.mask
-        self.refresh()
-        return self.mask != before
-
-    def poll(self) -> int:
-        """Return the mask that the kernel's socket would show."""
+        """Compute `mask` anew: what the kernel's socket would show."""
+        # No call from the first look to the assignment: no signal handler comes in between.
         state = self.state
         if state == LISTEN:
-            return R if self.queue else 0
+            self.mask = R if self.queue else 0
+            return
         shut = self.shut
         mask = 0
         if shut == BOTH or state == CLOSE:
@@ -144,13 +133,21 @@ class Connection(StreamQueue):
                     target += 1
                 if used >= target or used >= self.rcvbuf:
                     mask |= R
-            if shut & SND or self.writable():
+            peer = self.peer
+            # As `writable`.
+            if shut & SND or peer is None or 3 * (peer.used - peer.rcvbuf) <= 2 * self.sndbuf:
                 mask |= W
             if urg == URG_VALID and self.urg_at < self.rcvbuf:
                 mask |= PRI
         if self.error:
             mask |= ERR
-        return mask
+        self.mask = mask
+
+    def changed(self) -> bool:
+        """Compute `mask` anew; return whether it is another one."""
+        before = self.mask
+        self.refresh()
+        return self.mask != before
 
     def writable(self) -> bool:
         peer = self.peer
@@ -242,8 +239,9 @@ class Connection(StreamQueue):
                 self._time_wait()
             else:
                 self.state = CLOSING
-        self.refresh()
-        touched.append(self)
+        if not self.orphan:
+            self.refresh()
+            touched.append(self)
         if sender is None:
             return
         if sender.state == LAST_ACK:
@@ -318,12 +316,11 @@ class Connection(StreamQueue):
         """tcp_set_state(TCP_CLOSE): the connection is out of the tables."""
         self.state = CLOSE
         self.peer = None
-        self._drop_key()
+        if self.key is not None:
+            self._drop_key()
         if self.server is not None:
             self.stop_knocking()
-        if not self.port_locked:
-            self.release_port()
-        if self.orphan:
+        if self.table is not None and (self.orphan or not self.port_locked):
             self.release_port()
 
     def disconnect(self, touched: Touched) -> None:
@@ -381,8 +378,10 @@ class Connection(StreamQueue):
         elif state == FIN_WAIT and self.peer is not None and self.peer.fin == FIN_CAME:
             self._keep_port()
         elif state not in (FIN_WAIT, CLOSING, LAST_ACK):
-            self._drop_key()
-            self.release_port()
+            if self.key is not None:
+                self._drop_key()
+            if self.table is not None:
+                self.release_port()
         self.host.open.discard(self)
 
     def abandon(self, touched: Touched) -> None:
