@@ -53,6 +53,15 @@ def test_what_is_sent_is_received_until_the_end(lab: Lab) -> None:
     assert receive(65536) == b""
 
 
+def test_a_transport_begins_with_both_names_and_without_delay(lab: Lab) -> None:
+    client, _ = pair(lab)
+    assert client.begin_stream(None)[2:] == (client.getsockname(), client.getpeername())
+    assert client.begin_stream(("10.0.0.9", 9))[3] == ("10.0.0.9", 9)
+    assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    client.close()
+    assert client.begin_stream(None)[2:] == (None, None)
+
+
 def test_a_buffer_is_sent_as_bytes_are(lab: Lab) -> None:
     client, server = pair(lab)
     send = server.stream_calls()[1]

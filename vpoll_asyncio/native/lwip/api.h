@@ -78,6 +78,7 @@ int vp_shutdown(uint64_t handle, int how);
 int64_t vp_recv(uint64_t handle, char *out, size_t size, int flags, struct vp_addr *from);
 int64_t vp_recv_some(uint64_t handle, char *out, size_t size);
 int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_addr *to);
+int vp_begin(uint64_t handle, struct vp_addr *local);
 int vp_sockname(uint64_t handle, struct vp_addr *out);
 int vp_peername(uint64_t handle, struct vp_addr *out);
 int vp_mask(uint64_t handle);

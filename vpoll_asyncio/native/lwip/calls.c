@@ -29,6 +29,23 @@ static int settle(Calls *self)
     return result ? 0 : -1;
 }
 
+/* The same after a call that has perhaps failed; returns whether it has. */
+static int settle_after(Calls *self, int failed)
+{
+    PyObject *type, *value, *traceback;
+    if (!failed || (!status.attention && !self->masks->busy))
+        return failed || settle(self);
+    PyErr_Fetch(&type, &value, &traceback);
+    if (settle(self)) {
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
+    } else {
+        PyErr_Restore(type, value, traceback);
+    }
+    return 1;
+}
+
 static PyObject *receive_otherwise(Calls *self, PyObject *size)
 {
     static PyObject *zero;
@@ -60,12 +77,17 @@ static PyObject *receive(Calls *self, Py_ssize_t size)
     Masks *masks = self->masks;
     PyObject *data = NULL;
     int64_t answer;
+    size_t most = size < SCRATCH ? (size_t)size : (size_t)SCRATCH;
+    struct vp_addr from;
     Py_BEGIN_ALLOW_THREADS
-    answer = vp_recv_some(self->handle, masks->scratch,
-                          size < SCRATCH ? (size_t)size : (size_t)SCRATCH);
+    answer = vp_recv_some(self->handle, masks->scratch, most);
+    if (answer == 0)
+        answer = vp_recv(self->handle, masks->scratch, most, 0, &from);
     Py_END_ALLOW_THREADS
-    if (answer <= 0)
-        return Py_NewRef(Py_None);
+    if (answer < 0) {
+        errno = (int)-answer;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     if (!(answer >> 32) || !lose_events(self, (uint32_t)(answer >> 32) & ~(uint32_t)VP_LOST))
         data = PyBytes_FromStringAndSize(masks->scratch, (Py_ssize_t)(answer & 0xffffffff));
     if (data == NULL)
@@ -73,7 +95,8 @@ static PyObject *receive(Calls *self, Py_ssize_t size)
     return data;
 }
 
-/* Data of a stream; what is not everyday is the socket's do_recv(). */
+/* Data of a stream.  Inside a waiter there is nothing to keep the masks right with: the
+ * socket's do_recv() leaves them to the call that was interrupted. */
 static PyObject *receive_some(Calls *self, PyObject *size)
 {
     PyObject *data;
@@ -84,16 +107,11 @@ static PyObject *receive_some(Calls *self, PyObject *size)
         return receive_otherwise(self, size);
     data = receive(self, wanted);
     masks_leave(self->masks);
-    if (data == NULL)
-        return NULL;
-    if (settle(self)) {
-        Py_DECREF(data);
+    if (settle_after(self, data == NULL)) {
+        Py_XDECREF(data);
         return NULL;
     }
-    if (data != Py_None)
-        return data;
-    Py_DECREF(data);
-    return receive_otherwise(self, size);
+    return data;
 }
 
 /* do_send() of a stream. */

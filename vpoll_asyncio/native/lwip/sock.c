@@ -465,6 +465,18 @@ int vp_sockname(uint64_t handle, struct vp_addr *out)
     })
 }
 
+/* What a transport begins with: TCP_NODELAY, and the local address. */
+int vp_begin(uint64_t handle, struct vp_addr *local)
+{
+    ON_SOCKET(int, handle, {
+        s->nodelay = 1;
+        if (s->stream)
+            stream_apply(s);
+        sock_from_ip(s, &s->local, s->local_port, local);
+        result = 0;
+    })
+}
+
 int vp_peername(uint64_t handle, struct vp_addr *out)
 {
     ON_SOCKET(int, handle, {

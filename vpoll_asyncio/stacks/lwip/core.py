@@ -158,12 +158,21 @@ class Core:
         """Close socket `handle`."""
         self._lib.vp_sock_close(handle)
         self.sockets.forget(handle)
-        self.settle()
+        if self.status.attention or self.sockets.busy:
+            self.settle()
 
     def stream(self, sock: UserSocket, handle: int) -> Stream:
         """Return the compiled calls of the stream `sock`."""
         stream: Stream = self._calls.Stream(self.sockets, self.settle, sock, sock.vpoll, handle)
         return stream
+
+    def begin(self, handle: int) -> Address:
+        """Set TCP_NODELAY on a stream and return its own address.  Raises OSError (EBADF)."""
+        local = self._ffi.new("struct vp_addr *")
+        raise_errno(self._lib.vp_begin(handle, local))
+        if self.status.attention or self.sockets.busy:
+            self.settle()
+        return from_native(self._ffi, local)
 
     def reader(self, relay: Relay) -> Callable[[], None] | None:
         """Return what a loop with `relay` is to call when the link is readable.
@@ -193,7 +202,8 @@ class Core:
         peer = self._ffi.new("struct vp_addr *")
         mask = self._ffi.new("uint32_t *")
         child: int = self._lib.vp_accept(handle, peer, mask)
-        self.settle()
+        if self.status.attention or self.sockets.busy:
+            self.settle()
         if child < 0:
             return child, ("", 0), 0
         return child, from_native(self._ffi, peer), int(mask[0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...sockaddr import Address
 from ...sockets import UserSocket
-from ...sockhooks import Data, would_block
+from ...sockhooks import Data, StreamStart, would_block
 from .addresses import raise_errno
 
 if TYPE_CHECKING:
@@ -78,6 +78,16 @@ class LwipSocket(UserSocket):
     def stream_calls(self) -> tuple[Callable[[int], bytes], Callable[[Data, int, None], int]]:
         stream = self.stack.core.stream(self, self._handle)
         return stream.receive, stream.send
+
+    def begin_stream(self, peername: Address | None) -> StreamStart:
+        sockname = None
+        try:
+            sockname = self.stack.core.begin(self._handle)
+            if peername is None:
+                peername = self.do_getpeername()
+        except OSError:
+            pass
+        return *self.stream_calls(), sockname, peername
 
     def do_recvfrom(self, bufsize: int, flags: int) -> tuple[bytes, int, Address | None]:
         if self._type == socket.SOCK_STREAM:
