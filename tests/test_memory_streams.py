@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import random
 import signal
 import socket
@@ -13,6 +14,8 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -36,8 +39,12 @@ from memory_helpers import (
     small_buffers,
 )
 from vpoll_asyncio.events import EventMask
+from vpoll_asyncio.hot import pipe
+from vpoll_asyncio.hot.accelerator import ACCELERATOR
 from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks.memory import MemoryStack
+from vpoll_asyncio.stacks.memory.opening import StreamPcb
+from vpoll_asyncio.stacks.memory.stream import StreamSocket
 
 
 @pytest.fixture
@@ -453,3 +460,65 @@ def test_an_exception_out_of_a_signal_handler_leaves_masks_and_counts_right(lab:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def endpoint_of(sock: socket.socket) -> StreamPcb:
+    assert isinstance(sock, StreamSocket)
+    return sock.pcb
+
+
+@pytest.mark.parametrize("operation", ["send", "recv"])
+def test_an_exception_at_any_bytecode_leaves_the_lock_to_other_threads(
+    lab: Lab, operation: str
+) -> None:
+    client, server = (endpoint_of(sock) for sock in lab.pair())
+
+    def interrupted(step: int) -> bool:
+        """Do `operation`, with an exception before its bytecode `step`; False behind the last."""
+        left = step
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename != pipe.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if left < 0:
+                    raise Interrupted
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            if operation == "send":
+                client.send(b"x" * 100)
+            else:
+                server.recv_some(100)
+        except Interrupted:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    taken: list[bool] = []
+
+    def other_thread() -> None:
+        with contextlib.suppress(BlockingIOError):
+            server.recv(1 << 20, 0)
+        client.send(b"y" * 100)
+        taken.append(server.mask & R == R)
+
+    # CPython 3.12 begins to tell of bytecodes once a function has asked for it.
+    client.send(b"y" * 100)
+    interrupted(sys.maxsize)
+    for step in itertools.count():
+        client.send(b"y" * 100)
+        more = interrupted(step)
+        thread = threading.Thread(target=other_thread, daemon=True)
+        thread.start()
+        thread.join(BOUND)
+        assert taken == [True] * (step + 1)
+        if not more:
+            break
+    assert step > 50 or ACCELERATOR is not None
