@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .addresses import ANY, ANY6, is_loopback, is_multicast, oserror
-from .pcb import SND, R, W
+from .pcb import ADDR_LOCKED, SND, R, W
 from .tcp import (
     CLOSE,
     CONNECTED,
@@ -193,7 +193,7 @@ class StreamPcb(Transfer):
         child.lowat = listener.lowat
         child.sndbuf = listener.sndbuf
         child.rcvbuf = listener.rcvbuf
-        child.addr_locked = listener.addr_locked
+        child.locked = listener.locked & ADDR_LOCKED
         child.options = listener.options
         child.table = listener.host.streams
         child.held = port

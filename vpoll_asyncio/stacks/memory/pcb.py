@@ -25,27 +25,40 @@ if TYPE_CHECKING:
     from .network import Host
     from .ports import PortTable
 
-__all__ = ["BOTH", "DEAD", "RCV", "SND", "Pcb", "R", "W", "publish"]
+__all__ = [
+    "ADDR_LOCKED",
+    "BOTH",
+    "DEAD",
+    "PORT_LOCKED",
+    "RCV",
+    "SND",
+    "Pcb",
+    "R",
+    "W",
+    "publish",
+]
 
 DEAD: Final = R | W | HUP | RDHUP
 
 # The kernel's SHUTDOWN_MASK.
 BOTH: Final = 3
 
+# SOCK_BINDADDR_LOCK and SOCK_BINDPORT_LOCK.
+ADDR_LOCKED: Final = 4
+PORT_LOCKED: Final = 8
+
 
 class Pcb(PipeState):
     """One endpoint.  Everything but `publish` is called under `lock`."""
 
     __slots__ = (
-        "addr_locked",
-        "down",
         "held",
         "host",
         "key",
         "laddr",
+        "locked",
         "lport",
         "options",
-        "port_locked",
         "raddr",
         "reuse",
         "reuseport",
@@ -58,6 +71,8 @@ class Pcb(PipeState):
     host: Host
     six: bool
     """Whether the socket is of AF_INET6."""
+    locked: int
+    """What bind(2) has fixed: ADDR_LOCKED, PORT_LOCKED."""
     laddr: str
     lport: int
     """The local port as getsockname(2) tells it."""
@@ -82,10 +97,9 @@ class Pcb(PipeState):
         self.key = None
         self.table = None
         self.held = 0
-        self.addr_locked = self.port_locked = False
+        self.locked = 0
         self.v6only = self.reuse = self.reuseport = False
         self.options = None
-        self.down = False
 
     def take_error(self) -> int:
         """Return the pending error and forget it (sock_error)."""
@@ -100,7 +114,7 @@ class Pcb(PipeState):
 
     def check_up(self) -> None:
         """Raise OSError (ENETDOWN) when the stack has been closed."""
-        if self.down:
+        if self.host.down:
             raise OSError(errno.ENETDOWN, "the memory stack of this socket is closed")
 
     def abandon(self, touched: list[Pcb]) -> None:
@@ -123,14 +137,14 @@ class Pcb(PipeState):
             # Not what it was before (inet_reset_saddr).
             self.laddr = ANY6 if self.six else ANY
             raise
-        # What an earlier bind(2) has fixed stays so (SOCK_BINDADDR_LOCK, SOCK_BINDPORT_LOCK).
+        # What an earlier bind(2) has fixed stays so.
         if address not in (ANY, ANY6):
-            self.addr_locked = True
+            self.locked |= ADDR_LOCKED
             if is_six(address):
                 # __inet6_bind() does so.
                 self.v6only = True
         if port:
-            self.port_locked = True
+            self.locked |= PORT_LOCKED
 
     def named(self, address: str) -> str:
         """Return the destination that `address` stands for: a wildcard is the host itself."""

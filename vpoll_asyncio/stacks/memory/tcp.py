@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from ...events import ERR, HUP, OUT, PRI, RDHUP
 from ...hot.pipe import CLOSE_WAIT, ESTABLISHED, FIN_CAME, FIN_WAITS, NO_FIN
 from .addresses import ANY, ANY6, oserror
-from .pcb import BOTH, RCV, SND, Pcb, R, W
+from .pcb import ADDR_LOCKED, BOTH, PORT_LOCKED, RCV, SND, Pcb, R, W
 from .queue import URG_VALID, StreamQueue
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class Connection(StreamQueue):
             self._drop_key()
         if self.server is not None:
             self.stop_knocking()
-        if self.table is not None and (self.orphan or not self.port_locked):
+        if self.table is not None and (self.orphan or not self.locked & PORT_LOCKED):
             self.release_port()
 
     def disconnect(self, touched: Touched) -> None:
@@ -329,7 +329,7 @@ class Connection(StreamQueue):
         peer = self.peer
         if state == LISTEN:
             self.stop_listening(touched)
-            if not self.port_locked:
+            if not self.locked & PORT_LOCKED:
                 self.release_port()
         elif state in (ESTABLISHED, CLOSE_WAIT, FIN_WAIT) or (
             state in (CLOSING, LAST_ACK) and peer is not None and peer.fin == FIN_WAITS
@@ -343,7 +343,7 @@ class Connection(StreamQueue):
             self._leave()
         self.raddr = ""
         self.rport = 0
-        if not self.addr_locked:
+        if not self.locked & ADDR_LOCKED:
             self.laddr = ANY6 if self.six else ANY
         self.shut = 0
         self.fin = NO_FIN
@@ -394,7 +394,6 @@ class Connection(StreamQueue):
         self._leave()
         self.drop()
         self.release_port()
-        self.down = True
         self.error = errno.ENETDOWN
         self.shut = BOTH
         self.phase = DISCONNECTING

@@ -184,7 +184,6 @@ class DatagramPcb(Pcb):
     def abandon(self, touched: list[Pcb]) -> None:
         """The stack is closed under the socket."""
         self._give_back()
-        self.down = True
         self.error = errno.ENETDOWN
         self.shut = BOTH
         self.refresh()
