@@ -17,14 +17,14 @@ TELL = """
 from vpoll_asyncio.hot import accelerator, pipe, relay, stream, vpoll
 compiled = accelerator.ACCELERATOR
 classes = [
-    vpoll.FileState, vpoll.VPollState, relay.RelayState, relay.WatchState, pipe.Lock,
-    pipe.PipeState, stream.StreamIO,
+    vpoll.FileState, vpoll.DirectState, vpoll.VPollState, relay.RelayState, relay.WatchState,
+    pipe.Lock, pipe.PipeState, stream.StreamIO,
 ]
 print(compiled is not None, [getattr(compiled, each.__name__, None) is each for each in classes])
 """
 
-ALL = "True " + str([True] * 7)
-NONE = "False " + str([False] * 7)
+ALL = "True " + str([True] * 8)
+NONE = "False " + str([False] * 8)
 
 
 def run(

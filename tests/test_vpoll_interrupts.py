@@ -146,6 +146,32 @@ def test_descriptors_and_duplicates_come_and_go_in_a_rain_of_signals(backend: st
             vpoll.close()
 
 
+def test_what_a_signal_does_while_the_first_duplicate_is_made_is_not_lost() -> None:
+    deadline = time.monotonic() + DEADLINE
+    heard: list[int] = []
+    vpoll = VPoll()
+    vpoll.close()
+    set_by_signals: set[VPoll] = set()
+
+    def operate() -> None:
+        if not vpoll.closed and vpoll not in set_by_signals:
+            vpoll.add_waiter(heard.append)
+            vpoll.add_events(IN)
+            set_by_signals.add(vpoll)
+
+    with signals_rain(operate) as count:
+        while count() < 300:
+            assert time.monotonic() < deadline
+            vpoll = VPoll()
+            with vpoll, vpoll.dup():
+                vpoll.add_events(OUT)
+                if vpoll in set_by_signals:
+                    heard.clear()
+                    assert vpoll.add_events(PRI) == IN | OUT | PRI
+                    assert heard == [IN | OUT | PRI]
+            set_by_signals.discard(vpoll)
+
+
 def use(vpoll: VPoll) -> None:
     if not vpoll.closed:
         with vpoll.dup() as twin:

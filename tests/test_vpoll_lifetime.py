@@ -50,6 +50,22 @@ def test_descriptors_are_given_back_when_the_warning_is_an_error(
     assert open_descriptors() == before
 
 
+@pytest.mark.parametrize("ask", [VPoll.fileno, lambda vpoll: vpoll.dup().close()])
+def test_events_and_waiters_outlast_the_first_descriptor_or_duplicate(ask: Any) -> None:
+    first: list[int] = []
+    second: list[int] = []
+    with VPoll(PRI) as vpoll:
+        vpoll.add_waiter(first.append)
+        vpoll.add_waiter(second.append)
+        ask(vpoll)
+        assert vpoll.add_events(IN) == IN | PRI
+        assert vpoll.remove_waiter(first.append)
+        assert not vpoll.remove_waiter(first.append)
+        vpoll.add_events(OUT)
+    assert first == [IN | PRI]
+    assert second == [IN | PRI, IN | PRI | OUT]
+
+
 def test_a_vpoll_that_was_never_made_is_collected_in_silence() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -115,6 +115,24 @@ def test_event_for_a_watch_wakes_the_loop(
         watch.cancel()
 
 
+@pytest.mark.parametrize("arguments", [(), ("one",), ("one", "two")])
+def test_a_watch_with_arguments_calls_back_with_those_instead_of_the_mask(
+    loop: asyncio.AbstractEventLoop, arguments: tuple[str, ...]
+) -> None:
+    done = loop.create_future()
+    heard = []
+
+    def callback(*args: str) -> None:
+        heard.append(args)
+        resolve(done)
+
+    with VPoll(EventMask.IN) as vpoll:
+        watch = Watch(loop, vpoll, EventMask.IN, callback, args=arguments)
+        run_until(loop, done)
+        watch.cancel()
+    assert set(heard) == {arguments}
+
+
 @pytest.mark.parametrize("whence", WHENCE)
 def test_trigger_wakes_the_loop(
     loop: asyncio.AbstractEventLoop, whence: Callable[..., None]

@@ -16,7 +16,7 @@ import contextvars
 import functools
 from collections.abc import Callable
 
-from .hot.relay import RelayState
+from .hot.relay import RelayState, uvloop_trigger
 
 __all__ = ["Relay", "is_uvloop", "make_trigger", "named", "relay_of"]
 
@@ -40,6 +40,8 @@ def make_trigger(
     this package have a method `make_trigger` of their own, without a system call.
     """
     context = contextvars.copy_context() if context is None else context
+    if is_uvloop(loop):
+        return uvloop_trigger(loop, callback, context)
     own = getattr(loop, "make_trigger", None)
     if own is not None:
         trigger: Trigger = own(callback, context)
@@ -52,23 +54,9 @@ def make_trigger(
             if not loop.is_closed():
                 raise
 
-    if not is_uvloop(loop):
-        # A handler may run in the loop's own thread while that sleeps in epoll, where
-        # call_soon would not wake it.
-        return from_anywhere
-
-    def from_uvloop() -> None:
-        # libuv sleeps without the GIL, so code in the loop's thread means it is awake.
-        if asyncio._get_running_loop() is not loop:
-            from_anywhere()
-            return
-        try:
-            loop.call_soon(callback, context=context)
-        except RuntimeError:
-            if not loop.is_closed():
-                raise
-
-    return from_uvloop
+    # A handler may run in the loop's own thread while that sleeps in epoll, where
+    # call_soon would not wake it.
+    return from_anywhere
 
 
 def named(run: Callable[[], None], label: Callable[..., object]) -> Callable[[], None]:

@@ -29,7 +29,7 @@ from .backends.forks import FORKS
 from .backends.openfile import NOBODY, OpenFile
 from .backends.virtual import VirtualMirror, number_of
 from .events import ADD, ALWAYS, DEL, IN, KEPT, OUT, REFUSED, EventMask, check_mask
-from .hot.vpoll import VPollState, Waiter
+from .hot.vpoll import FileState, VPollState, Waiter
 from .sleeper import Sleeper
 
 __all__ = ["VPoll", "Waiter"]
@@ -64,8 +64,6 @@ class VPoll(VPollState):
 
     __slots__ = ("__weakref__", "_fd")
 
-    file: OpenFile | None
-
     def __init__(
         self,
         events: int = 0,
@@ -81,11 +79,27 @@ class VPoll(VPollState):
             mask = check_mask(mask)
         if need is not _DEFAULT_NEED:
             need = check_mask(need)
-        chosen = None if backend is None else by_name(backend)
-        self.file = OpenFile(mask, chosen, need, bool(map_err))
+        if backend is None and need is _DEFAULT_NEED and not map_err:
+            self.file = FileState(mask)
+        else:
+            chosen = None if backend is None else by_name(backend)
+            self.file = OpenFile(mask, chosen, need, bool(map_err))
+
+    def _open_file(self) -> OpenFile:
+        """Return what duplicates and the kernel object share, made on the first call."""
+        while True:
+            file = self.file
+            if file is None:
+                self._raise_closed()
+            if isinstance(file, OpenFile):
+                return file
+            made = OpenFile(0, None, _DEFAULT_NEED, False)
+            if self.succeed(file, made):
+                return made
 
     def operate(self, command: int, mask: int) -> int:
-        file = self.file
+        # None, or what has something pending, as only an `OpenFile` ever has.
+        file: OpenFile | None = self.file  # type: ignore[assignment]
         if file is None:
             self._raise_closed()
         if get_ident() != file.ready:
@@ -114,7 +128,7 @@ class VPoll(VPollState):
         return new
 
     def ask(self) -> int:
-        file = self.file
+        file: OpenFile | None = self.file  # type: ignore[assignment]  # as above
         if file is None:
             self._raise_closed()
         if file.pending is None:
@@ -131,46 +145,6 @@ class VPoll(VPollState):
         Raises OSError (EBADF) when the vpoll is closed.
         """
         return EventMask(self.peek())
-
-    def add_waiter(self, waiter: Waiter) -> None:
-        """Call `waiter` with the whole mask after every operation from now on.
-
-        A waiter that is added twice is called twice.  Look at `events` after adding:
-        what was pending before brings no call.  Raises OSError (EBADF) when closed.
-        """
-        file = self.file
-        if file is None:
-            self._raise_closed()
-        while True:
-            # A handler or another thread may come in before the comparison, not after.
-            before = file.waiters
-            longer = (*before, waiter)
-            if file.waiters is before:
-                file.waiters = longer
-                return
-
-    def remove_waiter(self, waiter: Waiter) -> bool:
-        """Take `waiter` from the wait queue; return whether it was there.
-
-        An operation in another thread may still be calling it.
-        """
-        file = self.file
-        if file is None:
-            return False
-        while True:
-            before = file.waiters
-            remaining: tuple[Waiter, ...] = ()
-            # Most vpolls have one.
-            if len(before) != 1 or before[0] != waiter:
-                shorter = list(before)
-                try:
-                    shorter.remove(waiter)
-                except ValueError:
-                    return False
-                remaining = tuple(shorter)
-            if file.waiters is before:
-                file.waiters = remaining
-                return True
 
     def wait(self, mask: int, timeout: float | None = None) -> EventMask:
         """Block the calling thread until an event of `mask`, ERR or HUP is pending.
@@ -214,9 +188,7 @@ class VPoll(VPollState):
         Raises OSError: EBADF when closed, ENOSYS when no backend covers the need,
         or what the kernel answers (EMFILE …).
         """
-        file = self.file
-        if file is None:
-            self._raise_closed()
+        file = self._open_file()
         if self._fd >= 0:
             return self._fd
         if file.generation != FORKS.value:
@@ -247,7 +219,7 @@ class VPoll(VPollState):
     def backend(self) -> str | None:
         """Name of the backend, or None until the first `fileno` chooses one."""
         file = self.file
-        if file is None or file.backend is None:
+        if not isinstance(file, OpenFile) or file.backend is None:
             return None
         return file.backend.name
 
@@ -259,7 +231,7 @@ class VPoll(VPollState):
         the mask itself; afterwards the backend's exact set.
         """
         file = self.file
-        if file is None or file.backend is None:
+        if not isinstance(file, OpenFile) or file.backend is None:
             return EventMask(KEPT)
         return EventMask(file.backend.exact)
 
@@ -271,7 +243,7 @@ class VPoll(VPollState):
         when its daemon is killed.  ERR stays pending then.
         """
         file = self.file
-        if file is None or file.mirror is None or not file.mirror.failed:
+        if not isinstance(file, OpenFile) or file.mirror is None or not file.mirror.failed:
             return None
         return OSError(
             errno.ENOTCONN, f"the kernel object of the vpoll is gone (backend {self.backend!r})"
@@ -282,9 +254,7 @@ class VPoll(VPollState):
 
         Raises OSError (EBADF) when closed.
         """
-        file = self.file
-        if file is None:
-            self._raise_closed()
+        file = self._open_file()
         twin = VPoll.__new__(VPoll)
         twin.file = None
         twin._fd = -1
@@ -306,7 +276,9 @@ class VPoll(VPollState):
         descriptor.
         """
         file, self.file = self.file, None
-        if file is None:
+        if not isinstance(file, OpenFile):
+            if file is not None:
+                file.waiters = ()
             return
         if file.lock is None and file.pending is None and file.handles == 1:
             # No kernel object has been asked for, and nobody is at making one.
@@ -349,7 +321,8 @@ class VPoll(VPollState):
         if file is None:
             return "<VPoll closed>"
         where = "" if self._fd < 0 else f" fd={self._fd}"
-        backend = "" if file.backend is None else f" backend={file.backend.name}"
+        name = self.backend
+        backend = "" if name is None else f" backend={name}"
         return f"<VPoll {EventMask(file.mask)!r}{where}{backend}>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:

@@ -31,9 +31,10 @@ class Watch(WatchState):
     """Calls `callback(mask)` in `loop` while an event of `interest` is pending on `vpoll`.
 
     The argument is the pending part of `interest` with ERR and HUP, which are always
-    reported (epoll(7)).  An interest of 0 pauses the watch altogether.  Exceptions of
-    the callback go to the loop's exception handler and do not end the watch; whoever
-    gets an event that will not go away (HUP, ERR) must pause or cancel.
+    reported (epoll(7)); with `args` the callback gets those instead.  An interest of 0
+    pauses the watch altogether.  Exceptions of the callback go to the loop's exception
+    handler and do not end the watch; whoever gets an event that will not go away (HUP,
+    ERR) must pause or cancel.
 
     `context` is the context that the callback runs in, by default a copy of the
     current one; `label` is the function that debug mode names in its messages.
@@ -53,8 +54,9 @@ class Watch(WatchState):
         loop: asyncio.AbstractEventLoop,
         vpoll: VPoll,
         interest: int,
-        callback: Callable[[int], object],
+        callback: Callable[..., object],
         *,
+        args: tuple[object, ...] | None = None,
         context: contextvars.Context | None = None,
         owner: WatchOwner | None = None,
         label: Callable[..., object] | None = None,
@@ -65,10 +67,11 @@ class Watch(WatchState):
         self.wanted = 0
         self.queued = False
         self.callback = callback
+        self.args = args
         self.context = contextvars.copy_context() if context is None else context
         # Debug mode times and names handles: there each watch has one of its own.
         self.relay = Relay(loop, label or callback) if loop.get_debug() else relay_of(loop)
-        vpoll.add_waiter(self)
+        vpoll.add_waiter(self.notice)
         if interest:
             self.set_interest(interest)
 
@@ -84,7 +87,7 @@ class Watch(WatchState):
         if file is not None:
             mask = file.mask if file.pending is None else self.vpoll.peek()
             if mask & wanted:
-                self(mask)
+                self.notice(mask)
 
     @property
     def interest(self) -> int:
@@ -94,7 +97,7 @@ class Watch(WatchState):
     def cancel(self) -> None:
         """End the watch: no call comes any more once this returns in the loop's thread."""
         self.wanted = 0
-        self.vpoll.remove_waiter(self)
+        self.vpoll.remove_waiter(self.notice)
 
     def vpoll_closed(self) -> None:
         self.wanted = 0

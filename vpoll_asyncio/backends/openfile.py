@@ -27,7 +27,7 @@ from typing import Final
 from weakref import WeakSet
 
 from ..events import ERR, IN, OUT
-from ..hot.vpoll import FileState
+from ..hot.vpoll import DirectState
 from . import choose
 from .base import ADD, DEL, SET, Backend, Mirror
 from .forks import FORKS
@@ -44,7 +44,7 @@ _PAUSE: Final = 50e-6  # seconds
 _NO_DESCRIPTORS: Final[deque[int]] = deque(maxlen=0)
 
 
-class OpenFile(FileState):
+class OpenFile(DirectState):
     """Mask, wait queue and kernel object of one vpoll.
 
     `mask` is in force while `pending` is None, that is without a kernel object; then
@@ -67,12 +67,10 @@ class OpenFile(FileState):
     )
 
     def __init__(self, mask: int, backend: Backend | None, need: int, map_err: bool) -> None:
-        self.mask = mask
-        self.waiters = ()
-        # Made on demand: most vpolls never need it.
+        super().__init__(mask)
+        # Made on demand: duplicates without a kernel object never need it.
         self.lock: threading.RLock | None = None
         self.mirror: Mirror | None = None
-        self.pending = None
         self.retired = _NO_DESCRIPTORS
         # Whether anything may be in either queue.
         self.waiting = False

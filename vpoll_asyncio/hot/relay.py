@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from abc import abstractmethod
 from collections import deque
@@ -12,13 +13,37 @@ from typing import TYPE_CHECKING, Final, Protocol
 from .accelerator import ACCELERATOR
 from .vpoll import VPollState
 
-__all__ = ["HOPS", "Hop", "RelayState", "WatchState"]
+__all__ = ["HOPS", "Hop", "RelayState", "WatchState", "uvloop_trigger"]
 
 HOPS: Final = 64
 """Hops that one turn of a loop runs at most; fewer when they take longer than a millisecond."""
 
 _GLANCE: Final = 8
 _SECONDS: Final = 0.001
+
+
+def uvloop_trigger(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[], object], context: contextvars.Context
+) -> Callable[[], None]:
+    """Return a function that has a loop of uvloop call `callback` in `context` in a turn to come.
+
+    It may be called from any thread, and does nothing once the loop is closed.
+    """
+    running = asyncio._get_running_loop
+    soon, soon_elsewhere = loop.call_soon, loop.call_soon_threadsafe
+
+    def trigger() -> None:
+        try:
+            # libuv sleeps without the GIL, so code in the loop's thread means it is awake.
+            if running() is loop:
+                soon(callback, context=context)
+            else:
+                soon_elsewhere(callback, context=context)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
+
+    return trigger
 
 
 class Hop(Protocol):
@@ -90,14 +115,16 @@ class RelayState:
 
 
 class WatchState:
-    """A waiter that calls `callback(mask)` in `context`, by way of a relay.
+    """Has `notice` for a waiter, and calls `callback(mask)` in `context`, by way of a relay.
 
     `wanted` is the mask that it waits for, 0 when it is paused.
     """
 
-    __slots__ = ("callback", "context", "queued", "relay", "vpoll", "wanted")
+    __slots__ = ("args", "callback", "context", "queued", "relay", "vpoll", "wanted")
 
-    callback: Callable[[int], object]
+    args: tuple[object, ...] | None
+    """What the callback gets instead of the mask, if not None."""
+    callback: Callable[..., object]
     """What is called from now on; may be replaced in the loop's thread."""
     context: contextvars.Context
     queued: bool
@@ -105,7 +132,8 @@ class WatchState:
     vpoll: VPollState
     wanted: int
 
-    def __call__(self, mask: int) -> None:
+    # A method and no ``__call__``: the interpreter calls functions without a C call in between.
+    def notice(self, mask: int) -> None:
         """Take notice of `mask`: a `Waiter`."""
         if mask & self.wanted and not self.queued:
             self.queued = True
@@ -132,7 +160,14 @@ class WatchState:
         # What comes while the callback runs is for the look after it.
         self.queued = True
         try:
-            self.context.run(self.callback, seen)
+            args = self.args
+            if args is None:
+                self.context.run(self.callback, seen)
+            elif args:
+                self.context.run(self.callback, *args)
+            else:
+                # Unpacking nothing costs more than the call.
+                self.context.run(self.callback)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -157,4 +192,5 @@ class WatchState:
 
 if not TYPE_CHECKING and ACCELERATOR is not None:
     RelayState = ACCELERATOR.RelayState
+    uvloop_trigger = ACCELERATOR.uvloop_trigger
     WatchState = ACCELERATOR.WatchState

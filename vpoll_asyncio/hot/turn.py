@@ -157,10 +157,11 @@ class ReaderState(asyncio.Handle):
         self._wanted = interest | ALWAYS
         self._queued = False
         self._selector = host.vpoll_selector
-        vpoll.add_waiter(self)
-        self(vpoll.peek())
+        vpoll.add_waiter(self._notice)
+        self._notice(vpoll.peek())
 
-    def __call__(self, mask: int) -> None:
+    # A method and no ``__call__``: the interpreter calls functions without a C call in between.
+    def _notice(self, mask: int) -> None:
         if mask & self._wanted and not self._queued:
             self._queued = True
             selector = self._selector
@@ -172,7 +173,7 @@ class ReaderState(asyncio.Handle):
     def cancel(self) -> None:
         """End it: no call comes any more."""
         self._wanted = 0
-        self._vpoll.remove_waiter(self)
+        self._vpoll.remove_waiter(self._notice)
         super().cancel()
 
     def _run(self) -> None:
@@ -202,7 +203,7 @@ class ReaderState(asyncio.Handle):
             # Level-triggered: look again.  Cancelled, it wants nothing.
             if self._wanted and not self._queued:
                 try:
-                    self(self._vpoll.peek())
+                    self._notice(self._vpoll.peek())
                 except OSError:
                     pass
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..events import ADD, DEL, REFUSED, SET, bad_mask
 from .accelerator import ACCELERATOR
 
-__all__ = ["FileState", "VPollState", "Waiter"]
+__all__ = ["DirectState", "FileState", "VPollState", "Waiter"]
 
 Waiter = Callable[[int], object]
 """Called with the whole current mask after every operation on a vpoll.
@@ -28,17 +28,29 @@ may come in either order: a waiter that needs the latest mask looks at `VPoll.pe
 
 
 class FileState:
-    """What the duplicates of a vpoll share and every event touches.
+    """What an event on a vpoll touches: a mask, and whom to tell.
 
     `mask` is in force, and may be assigned by whoever then calls the waiters, while
-    `pending` is None; once there is a kernel object, operations wait in `pending`.
+    `pending` is None.  It always is until somebody asks for a descriptor or a duplicate:
+    the vpoll then gets an `OpenFile` in place of this.
     """
 
-    __slots__ = ("apply", "bias", "direct", "mask", "pending", "ready", "waiters", "waiting")
+    __slots__ = ("mask", "pending", "waiters")
 
-    mask: int
     pending: deque[tuple[int, int]] | None
     waiters: tuple[Waiter, ...]
+
+    def __init__(self, mask: int) -> None:
+        self.mask = mask
+        self.pending = None
+        self.waiters = ()
+
+
+class DirectState(FileState):
+    """What an operation touches that one thread carries out on a kernel object alone."""
+
+    __slots__ = ("apply", "bias", "direct", "ready", "waiting")
+
     apply: Callable[[int, int, int], int]
     """The kernel object's part of an operation, for the thread that has the bias."""
     bias: int
@@ -126,9 +138,59 @@ class VPollState:
             return self.ask()
         return file.mask
 
-    @abstractmethod
     def add_waiter(self, waiter: Waiter) -> None:
-        """Call `waiter` with the whole mask after every operation from now on."""
+        """Call `waiter` with the whole mask after every operation from now on.
+
+        A waiter that is added twice is called twice.  Look at `events` after adding:
+        what was pending before brings no call.  Raises OSError (EBADF) when closed.
+        """
+        while True:
+            # A handler or another thread may come in before the comparison, not after.
+            file = self.file
+            if file is None:
+                self.ask()
+                return
+            before = file.waiters
+            longer = (*before, waiter)
+            if self.file is file and file.waiters is before:
+                file.waiters = longer
+                return
+
+    def remove_waiter(self, waiter: Waiter) -> bool:
+        """Take `waiter` from the wait queue; return whether it was there.
+
+        An operation in another thread may still be calling it.
+        """
+        while True:
+            file = self.file
+            if file is None:
+                return False
+            before = file.waiters
+            remaining: tuple[Waiter, ...] = ()
+            # Most vpolls have one.
+            if len(before) != 1 or before[0] != waiter:
+                shorter = list(before)
+                try:
+                    shorter.remove(waiter)
+                except ValueError:
+                    return False
+                remaining = tuple(shorter)
+            if self.file is file and file.waiters is before:
+                file.waiters = remaining
+                return True
+
+    def succeed(self, file: FileState, heir: FileState) -> bool:
+        """Put `heir` in the place of `file`, with its mask and waiters, while that is there.
+
+        Returns whether it was.
+        """
+        while self.file is file:
+            heir.mask, heir.waiters = file.mask, file.waiters
+            if self.file is file and heir.mask == file.mask and heir.waiters is file.waiters:
+                # As above, nothing comes in between.
+                self.file = heir
+                return True
+        return False
 
     @abstractmethod
     def operate(self, command: int, mask: int) -> int:
@@ -140,5 +202,6 @@ class VPollState:
 
 
 if not TYPE_CHECKING and ACCELERATOR is not None:
+    DirectState = ACCELERATOR.DirectState
     FileState = ACCELERATOR.FileState
     VPollState = ACCELERATOR.VPollState

@@ -18,12 +18,17 @@ enum { SELECT_READ = 1, SELECT_WRITE = 2 };
 typedef struct {
     PyObject_HEAD
     unsigned int mask;
-    char waiting;
     PyObject *pending;
+    /* NULL, the only waiter, or a tuple of several: no tuple itself can be called. */
     PyObject *waiters;
+} FileState;
+
+typedef struct {
+    FileState file;
     PyObject *apply;
     long bias, direct, ready;
-} FileState;
+    char waiting;
+} DirectState;
 
 typedef struct {
     PyObject_HEAD
@@ -44,6 +49,8 @@ typedef struct {
     PyObject *relay;
     PyObject *context;
     PyObject *callback;
+    /* NULL, None or a tuple */
+    PyObject *args;
     unsigned int wanted;
     char queued;
 } WatchState;
@@ -75,16 +82,18 @@ typedef struct {
     char asleep, spare;
 } SelectorState;
 
-extern PyTypeObject FileState_Type, VPollState_Type, RelayState_Type, WatchState_Type, Lock_Type,
-    PipeState_Type, ReaderState_Type, SelectorState_Type, StreamIO_Type, Trigger_Type, TurnState_Type;
+extern PyTypeObject FileState_Type, DirectState_Type, VPollState_Type, RelayState_Type,
+    WatchState_Type, Lock_Type, PipeState_Type, ReaderState_Type, SelectorState_Type, StreamIO_Type,
+    Trigger_Type, TurnState_Type;
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
     X(__init__) X(_cancelled) X(_debug_turn) X(_drop_cancelled_timers) \
     X(_keys) X(_process_events) X(_remove_reader) X(_remove_writer) X(_run) \
     X(_select_slowly) X(_take_ready) X(_take_timers) X(_when) \
-    X(add_waiter) X(append) X(ask) X(call_soon) X(data_received) X(end_direct) X(goes_on) X(operate) \
-    X(peek) X(popleft) X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
+    X(add_waiter) X(append) X(ask) X(call_soon) X(call_soon_threadsafe) X(context) \
+    X(data_received) X(end_direct) X(goes_on) X(is_closed) X(operate) X(peek) X(popleft) \
+    X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
     X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
     X(select) X(time) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
     X(flush_raised) X(flushed) X(is_full) X(join_waiting) X(too_much) X(waits)
@@ -127,6 +136,8 @@ int prepare_stream(void);
 int prepare_handle(void);
 int prepare_selector(void);
 int prepare_turn(void);
+int prepare_soon(void);
+PyObject *uvloop_trigger(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 /* Whether a handle runs as asyncio's do: nobody has replaced what is done here instead of its
  * methods.  -1 with an exception. */

@@ -27,6 +27,8 @@ int is_exit(void)
 }
 
 static PyMethodDef functions[] = {
+    {"uvloop_trigger", (PyCFunction)(void (*)(void))uvloop_trigger, METH_FASTCALL,
+     PyDoc_STR("Return a function that has a loop of uvloop call something in a turn to come.")},
     {"run_ready", run_ready, METH_O, PyDoc_STR("Run the handles that are in the queue now.")},
     {"make_trigger", (PyCFunction)(void (*)(void))make_trigger, METH_FASTCALL,
      PyDoc_STR("Return a function that queues a handle and wakes the loop if it sleeps.")},
@@ -54,13 +56,13 @@ PyMODINIT_FUNC PyInit__vpoll_hot(void)
     bad_mask = PyObject_GetAttrString(events, "bad_mask");
     Py_DECREF(events);
     if (!bad_mask || prepare_handle() || prepare_selector() || prepare_stream() ||
-        prepare_turn())
+        prepare_turn() || prepare_soon())
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (!module)
         return NULL;
-    PyTypeObject *types[] = {&FileState_Type,  &VPollState_Type, &RelayState_Type, &WatchState_Type,
-                             &Lock_Type,       &PipeState_Type,  &StreamIO_Type,
+    PyTypeObject *types[] = {&FileState_Type, &DirectState_Type, &VPollState_Type, &RelayState_Type,
+                             &WatchState_Type, &Lock_Type, &PipeState_Type, &StreamIO_Type,
                              &SelectorState_Type, &Trigger_Type, &TurnState_Type, &ReaderState_Type};
     for (size_t index = 0; index < sizeof types / sizeof *types; index++) {
         if (PyModule_AddType(module, types[index])) {

@@ -7,6 +7,7 @@ enum { ALWAYS = 0x008 | 0x010 };
 typedef struct {
     PyObject_HEAD
     PyObject *callback;
+    /* The only argument, or a tuple of none, several or a tuple. */
     PyObject *args;
     PyObject *context;
     PyObject *host;
@@ -60,6 +61,23 @@ static int look_again(ReaderState *self)
     return reader_wake(self, mask);
 }
 
+static PyObject *get_args(ReaderState *self, void *Py_UNUSED(closure))
+{
+    if (!self->args)
+        Py_RETURN_NONE;
+    return PyTuple_CheckExact(self->args) ? Py_NewRef(self->args) : PyTuple_Pack(1, self->args);
+}
+
+static int call_back(ReaderState *self)
+{
+    PyObject *args = get_args(self, NULL);
+    if (!args)
+        return -1;
+    int failed = run_callback((PyObject *)self, self->context, self->callback, args);
+    Py_DECREF(args);
+    return failed;
+}
+
 int reader_run(PyObject *reader)
 {
     ReaderState *self = (ReaderState *)reader;
@@ -83,7 +101,7 @@ int reader_run(PyObject *reader)
     }
     if (!(mask & self->wanted))
         return 0;
-    if (!run_callback((PyObject *)self, self->context, self->callback, self->args))
+    if (!call_back(self))
         return look_again(self);
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
@@ -143,6 +161,9 @@ static int reader_init(ReaderState *self, PyObject *arguments, PyObject *keyword
     Py_XSETREF(self->host, Py_NewRef(host));
     Py_XSETREF(self->vpoll, Py_NewRef(vpoll));
     Py_XSETREF(self->callback, Py_NewRef(callback));
+    /* A million readers are no rarity, and most have one argument, if any. */
+    if (PyTuple_GET_SIZE(args) == 1 && !PyTuple_CheckExact(PyTuple_GET_ITEM(args, 0)))
+        args = PyTuple_GET_ITEM(args, 0);
     Py_XSETREF(self->args, Py_NewRef(args));
     self->wanted = interest | ALWAYS;
     if (notify_with(vpoll, str_add_waiter, (PyObject *)self))
@@ -197,7 +218,6 @@ static void reader_dealloc(ReaderState *self)
 /* What asyncio's loop looks at in a handle. */
 static PyMemberDef reader_members[] = {
     {"_callback", T_OBJECT, offsetof(ReaderState, callback), READONLY, NULL},
-    {"_args", T_OBJECT, offsetof(ReaderState, args), READONLY, NULL},
     {"_context", T_OBJECT, offsetof(ReaderState, context), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(ReaderState, host), READONLY, NULL},
     {"_cancelled", T_BOOL, offsetof(ReaderState, cancelled), READONLY, NULL},
@@ -205,6 +225,7 @@ static PyMemberDef reader_members[] = {
 };
 
 static PyGetSetDef reader_getters[] = {
+    {"_args", (getter)get_args, NULL, NULL, NULL},
     {"_source_traceback", get_none, NULL, NULL, NULL},
     {NULL},
 };

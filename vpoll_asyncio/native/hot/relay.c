@@ -220,20 +220,23 @@ static int look(PyObject *vpoll, unsigned int *mask)
 
 static int call_back(WatchState *self, unsigned int seen)
 {
-    PyObject *boxed = PyLong_FromUnsignedLong(seen);
-    if (!boxed)
-        return -1;
     if (!is_set(self->callback) || !is_set(self->context)) {
-        Py_DECREF(boxed);
         PyErr_SetString(PyExc_TypeError, "a watch needs a callback and a context");
         return -1;
     }
+    PyObject *args = is_set(self->args) ? Py_NewRef(self->args) : NULL;
+    PyObject *boxed = args ? NULL : PyLong_FromUnsignedLong(seen);
+    if (!args && !boxed)
+        return -1;
     PyObject *callback = Py_NewRef(self->callback);
     PyObject *context = Py_NewRef(self->context);
     PyObject *result = NULL;
     if (PyContext_Enter(context) == 0) {
-        if (PyCFunction_CheckExact(callback) &&
-            PyCFunction_GET_FUNCTION(callback) == stream_read)
+        if (args)
+            result = PyObject_Vectorcall(callback, ((PyTupleObject *)args)->ob_item,
+                                         (size_t)PyTuple_GET_SIZE(args), NULL);
+        else if (PyCFunction_CheckExact(callback) &&
+                 PyCFunction_GET_FUNCTION(callback) == stream_read)
             result = stream_read(PyCFunction_GET_SELF(callback), boxed);
         else
             result = PyObject_CallOneArg(callback, boxed);
@@ -242,7 +245,8 @@ static int call_back(WatchState *self, unsigned int seen)
     }
     Py_DECREF(context);
     Py_DECREF(callback);
-    Py_DECREF(boxed);
+    Py_XDECREF(args);
+    Py_XDECREF(boxed);
     Py_XDECREF(result);
     return result ? 0 : -1;
 }
@@ -318,6 +322,7 @@ static int watch_traverse(WatchState *self, visitproc visit, void *arg)
     Py_VISIT(self->relay);
     Py_VISIT(self->context);
     Py_VISIT(self->callback);
+    Py_VISIT(self->args);
     return 0;
 }
 
@@ -327,6 +332,7 @@ static int watch_clear(WatchState *self)
     Py_CLEAR(self->relay);
     Py_CLEAR(self->context);
     Py_CLEAR(self->callback);
+    Py_CLEAR(self->args);
     return 0;
 }
 
@@ -336,6 +342,33 @@ static void watch_dealloc(WatchState *self)
     watch_clear(self);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
+
+/* The waiter is the watch itself, which call_waiters() knows. */
+static PyObject *get_notice(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self);
+}
+
+static PyObject *get_args(WatchState *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->args ? self->args : Py_None);
+}
+
+static int set_args(WatchState *self, PyObject *args, void *Py_UNUSED(closure))
+{
+    if (!args || (args != Py_None && !PyTuple_CheckExact(args))) {
+        PyErr_SetString(PyExc_TypeError, "the arguments of a watch are a tuple, or None");
+        return -1;
+    }
+    Py_XSETREF(self->args, Py_NewRef(args));
+    return 0;
+}
+
+static PyGetSetDef watch_getters[] = {
+    {"args", (getter)get_args, (setter)set_args, NULL, NULL},
+    {"notice", get_notice, NULL, NULL, NULL},
+    {NULL},
+};
 
 static PyMemberDef watch_members[] = {
     {"vpoll", T_OBJECT, offsetof(WatchState, vpoll), 0, NULL},
@@ -364,5 +397,6 @@ PyTypeObject WatchState_Type = {
     .tp_clear = (inquiry)watch_clear,
     .tp_dealloc = (destructor)watch_dealloc,
     .tp_members = watch_members,
+    .tp_getset = watch_getters,
     .tp_methods = watch_methods,
 };
