@@ -40,12 +40,12 @@ def make_trigger(
     this package have a method `make_trigger` of their own, without a system call.
     """
     context = contextvars.copy_context() if context is None else context
-    if is_uvloop(loop):
-        return uvloop_trigger(loop, callback, context)
     own = getattr(loop, "make_trigger", None)
     if own is not None:
         trigger: Trigger = own(callback, context)
         return trigger
+    if is_uvloop(loop):
+        return uvloop_trigger(loop, callback, context)
 
     def from_anywhere() -> None:
         try:

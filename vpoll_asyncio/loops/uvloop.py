@@ -7,13 +7,13 @@ descriptors of the kernel stay with libuv.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 from collections.abc import Callable
 from typing import Any
 
 import uvloop
 
+from ..hot.relay import uvloop_trigger
 from ..stacks.base import Stack
 from ..vpoll import VPoll
 from ..watch import Watch
@@ -54,33 +54,13 @@ class UvloopEventLoop(DispatchMixin, uvloop.Loop):  # type: ignore[misc]
         call.  `callback` runs in `context`, by default a copy of the current one.
         """
         context = contextvars.copy_context() if context is None else context
-        running = asyncio._get_running_loop
-        soon, soon_elsewhere = self.call_soon, self.call_soon_threadsafe
-
-        def trigger() -> None:
-            try:
-                # libuv sleeps without the GIL, so code in the loop's thread means it is awake.
-                if running() is self:
-                    soon(callback, context=context)
-                else:
-                    soon_elsewhere(callback, context=context)
-            except RuntimeError:
-                if not self.is_closed():
-                    raise
-
-        return trigger
+        return uvloop_trigger(self, callback, context)
 
     def start_watch(
         self, vpoll: VPoll, interest: int, callback: Callable[..., object], args: tuple[Any, ...]
     ) -> Watcher:
         label = callback if self.get_debug() else None
-        call: Callable[[int], object]
-        if args:
-            call = lambda seen: callback(*args)  # noqa: E731 - the two stand side by side
-        else:
-            # Unpacking nothing costs more than the call.
-            call = lambda seen: callback()  # noqa: E731
-        return Watch(self, vpoll, interest, call, label=label)
+        return Watch(self, vpoll, interest, callback, args=args, label=label)
 
     def close(self) -> None:
         """Close the loop: its watches end, its stacks are given up but not closed."""
