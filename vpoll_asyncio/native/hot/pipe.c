@@ -263,6 +263,10 @@ static PyObject *show_cleared_method(PipeState *self, PyObject *Py_UNUSED(ignore
 static int pipe_init(PipeState *self, PyObject *arguments, PyObject *keywords)
 {
     self->lowat = 1;
+    Py_XSETREF(self->chunks, Py_NewRef(Py_None));
+    Py_XSETREF(self->lock, Py_NewRef(Py_None));
+    Py_XSETREF(self->peer, Py_NewRef(Py_None));
+    Py_XSETREF(self->vpoll, Py_NewRef(Py_None));
     return 0;
 }
 
@@ -292,10 +296,10 @@ static void pipe_dealloc(PipeState *self)
 }
 
 static PyMemberDef pipe_members[] = {
-    {"chunks", T_OBJECT, offsetof(PipeState, chunks), 0, NULL},
-    {"lock", T_OBJECT, offsetof(PipeState, lock), 0, NULL},
-    {"peer", T_OBJECT, offsetof(PipeState, peer), 0, NULL},
-    {"vpoll", T_OBJECT, offsetof(PipeState, vpoll), 0, NULL},
+    {"chunks", T_OBJECT_EX, offsetof(PipeState, chunks), 0, NULL},
+    {"lock", T_OBJECT_EX, offsetof(PipeState, lock), 0, NULL},
+    {"peer", T_OBJECT_EX, offsetof(PipeState, peer), 0, NULL},
+    {"vpoll", T_OBJECT_EX, offsetof(PipeState, vpoll), 0, NULL},
     {"used", T_PYSSIZET, offsetof(PipeState, used), 0, NULL},
     {"sndbuf", T_PYSSIZET, offsetof(PipeState, sndbuf), 0, NULL},
     {"rcvbuf", T_PYSSIZET, offsetof(PipeState, rcvbuf), 0, NULL},

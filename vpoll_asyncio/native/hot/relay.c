@@ -371,10 +371,10 @@ static PyGetSetDef watch_getters[] = {
 };
 
 static PyMemberDef watch_members[] = {
-    {"vpoll", T_OBJECT, offsetof(WatchState, vpoll), 0, NULL},
-    {"relay", T_OBJECT, offsetof(WatchState, relay), 0, NULL},
-    {"context", T_OBJECT, offsetof(WatchState, context), 0, NULL},
-    {"callback", T_OBJECT, offsetof(WatchState, callback), 0, NULL},
+    {"vpoll", T_OBJECT_EX, offsetof(WatchState, vpoll), 0, NULL},
+    {"relay", T_OBJECT_EX, offsetof(WatchState, relay), 0, NULL},
+    {"context", T_OBJECT_EX, offsetof(WatchState, context), 0, NULL},
+    {"callback", T_OBJECT_EX, offsetof(WatchState, callback), 0, NULL},
     {"wanted", T_UINT, offsetof(WatchState, wanted), 0, NULL},
     {"queued", T_BOOL, offsetof(WatchState, queued), 0, NULL},
     {NULL},

@@ -295,6 +295,8 @@ static int stream_init(StreamIO *self, PyObject *arguments, PyObject *keywords)
     Py_XSETREF(self->owner, Py_NewRef(owner));
     Py_XSETREF(self->send, Py_NewRef(send));
     Py_XSETREF(self->receive, Py_NewRef(receive));
+    Py_XSETREF(self->protocol, Py_NewRef(Py_None));
+    Py_XSETREF(self->buffer, Py_NewRef(Py_None));
     self->direct = self->open = 0;
     return 0;
 }
@@ -327,14 +329,14 @@ static void stream_dealloc(StreamIO *self)
 }
 
 static PyMemberDef stream_members[] = {
-    {"buffer", T_OBJECT, offsetof(StreamIO, buffer), 0, NULL},
+    {"buffer", T_OBJECT_EX, offsetof(StreamIO, buffer), 0, NULL},
     {"size", T_PYSSIZET, offsetof(StreamIO, size), 0, NULL},
     {"high", T_PYSSIZET, offsetof(StreamIO, high), 0, NULL},
     {"direct", T_BOOL, offsetof(StreamIO, direct), 0, NULL},
     {"full", T_BOOL, offsetof(StreamIO, full), 0, NULL},
     {"open", T_BOOL, offsetof(StreamIO, open), 0, NULL},
     {"reading", T_BOOL, offsetof(StreamIO, reading), 0, NULL},
-    {"protocol", T_OBJECT, offsetof(StreamIO, protocol), 0, NULL},
+    {"protocol", T_OBJECT_EX, offsetof(StreamIO, protocol), 0, NULL},
     {NULL},
 };
 

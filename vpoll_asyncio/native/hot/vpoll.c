@@ -63,6 +63,7 @@ static int file_init(FileState *self, PyObject *arguments, PyObject *keywords)
         PyErr_SetString(PyExc_TypeError, "FileState takes no keyword arguments");
         return -1;
     }
+    Py_XSETREF(self->pending, Py_NewRef(Py_None));
     return PyArg_ParseTuple(arguments, "I:FileState", &self->mask) ? 0 : -1;
 }
 
@@ -89,7 +90,7 @@ static void file_dealloc(FileState *self)
 
 static PyMemberDef file_members[] = {
     {"mask", T_UINT, offsetof(FileState, mask), 0, NULL},
-    {"pending", T_OBJECT, offsetof(FileState, pending), 0, NULL},
+    {"pending", T_OBJECT_EX, offsetof(FileState, pending), 0, NULL},
     {NULL},
 };
 
@@ -132,7 +133,7 @@ static void direct_dealloc(DirectState *self)
 }
 
 static PyMemberDef direct_members[] = {
-    {"apply", T_OBJECT, offsetof(DirectState, apply), 0, NULL},
+    {"apply", T_OBJECT_EX, offsetof(DirectState, apply), 0, NULL},
     {"bias", T_LONG, offsetof(DirectState, bias), 0, NULL},
     {"direct", T_LONG, offsetof(DirectState, direct), 0, NULL},
     {"ready", T_LONG, offsetof(DirectState, ready), 0, NULL},
@@ -417,7 +418,7 @@ static void vpoll_dealloc(VPollState *self)
 }
 
 static PyMemberDef vpoll_members[] = {
-    {"file", T_OBJECT, offsetof(VPollState, file), 0, NULL},
+    {"file", T_OBJECT_EX, offsetof(VPollState, file), 0, NULL},
     {NULL},
 };
 
