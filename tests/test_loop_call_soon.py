@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextvars
 import gc
 import weakref
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from vpoll_asyncio.loops import EventLoop
+
+POINT = collections.namedtuple("POINT", "x y")
 
 VARIABLE: contextvars.ContextVar[int] = contextvars.ContextVar("VARIABLE", default=0)
 
@@ -226,3 +229,75 @@ def test_many_callbacks_leave_nothing_behind(loop: Any) -> None:
     run(loop)
     gc.collect()
     assert not [each for each in gc.get_objects() if isinstance(each, Argument)]
+
+
+@pytest.mark.parametrize("arguments", [[1, 2], POINT(1, 2)], ids=["list", "namedtuple"])
+def test_handle_with_other_arguments_than_a_tuple_runs(loop: Any, arguments: Any) -> None:
+    seen: list[Any] = []
+    loop._ready.append(asyncio.Handle(lambda *args: seen.append(args), arguments, loop))
+    run(loop)
+    assert seen == [(1, 2)]
+
+
+def test_what_a_subclass_does_for_call_soon_is_done() -> None:
+    asked: list[str] = []
+
+    class Loop(EventLoop):
+        def _call_soon(self, callback: Any, args: Any, context: Any) -> Any:
+            asked.append("_call_soon")
+            return super()._call_soon(callback, args, context)  # type: ignore[misc]
+
+        def get_debug(self) -> bool:
+            asked.append("get_debug")
+            return super().get_debug()
+
+    loop = Loop()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert {"_call_soon", "get_debug"} <= set(asked)
+
+
+def test_what_is_mixed_in_behind_the_loop_is_asked() -> None:
+    asked: list[Any] = []
+
+    class Recording(asyncio.SelectorEventLoop):
+        def call_soon(  # type: ignore[override]
+            self, callback: Any, *args: Any, context: Any = None
+        ) -> Any:
+            asked.append(callback)
+            return super().call_soon(callback, *args, context=context)
+
+        def create_future(self) -> Any:
+            asked.append("create_future")
+            return super().create_future()
+
+    class Loop(EventLoop, Recording): ...  # type: ignore[misc]
+
+    loop = Loop()
+    loop.create_future()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert asked == ["create_future", loop.stop]
+
+
+@pytest.mark.parametrize("name", ["create_future", "get_debug", "_call_soon", "_check_closed"])
+def test_methods_that_are_replaced_in_asyncios_class_are_called(
+    loop: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[str] = []
+    original = getattr(asyncio.BaseEventLoop, name)
+
+    def recorded(*args: Any) -> Any:
+        asked.append(name)
+        return original(*args)
+
+    run(loop)
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.BaseEventLoop, name, recorded)
+        loop.create_future()
+        loop.get_debug()
+        loop.call_soon(loop.stop)
+    assert name in asked
+    loop.run_forever()

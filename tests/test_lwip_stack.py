@@ -21,6 +21,7 @@ from lwip_helpers import HOST4, HOST6, PEER4, PEER6, Peer, lwip_on_wire
 from memory_helpers import DEAD, ERR, W, failure, mask_of
 from transport_helpers import LOOPS, LoopFactory
 from vpoll_asyncio.links import FdLink, PacketLink, wire_pair
+from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks import open_stack
 from vpoll_asyncio.stacks.lwip import LwipStack
 
@@ -245,6 +246,66 @@ def test_a_forked_child_leaves_the_connections_alone_and_opens_its_own(peer: Pee
     assert client.send(b"from the parent") == 15
     assert server.recv(100) == b"from the parent"
     assert [parse_tcp(one) for one in peer.link.recv_batch()] == []
+
+
+def test_a_child_that_a_waiter_has_forked_shows_one_threads_masks_at_a_time(peer: Peer) -> None:
+    """The call that was interrupted in the child gives back no lock that is not its own."""
+    pids: list[int] = []
+
+    def fork(mask: int) -> None:
+        if not pids:
+            pids.append(os.fork())
+
+    client, server = connected(peer, 80)
+    server.vpoll.add_waiter(fork)
+    client.send(b"hello")
+    if pids == [0]:
+        status = 1
+        try:
+            with lwip_on_wire() as own:
+                status = 0 if most_waiters_at_once(own) == 1 else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(pids[0], 0)[1] == 0
+    assert most_waiters_at_once(peer) == 1
+
+
+def connected(peer: Peer, port: int) -> tuple[UserSocket, UserSocket]:
+    listener = peer.keep(peer.stack.socket())
+    listener.bind((HOST4, port))
+    listener.listen()
+    client = peer.keep(peer.stack.socket())
+    client.connect_ex((HOST4, port))
+    server = peer.keep(listener.accept()[0])
+    assert isinstance(client, UserSocket)
+    assert isinstance(server, UserSocket)
+    return client, server
+
+
+def most_waiters_at_once(peer: Peer) -> int:
+    inside: list[int] = []
+    most = 0
+    first, second = threading.Event(), threading.Event()
+
+    def waiter(mask: int) -> None:
+        nonlocal most
+        inside.append(mask)
+        most = max(most, len(inside))
+        first.set()
+        # Long enough for a second thread to come in, if it can.
+        second.wait(0.2)
+        inside.pop()
+
+    pairs = [connected(peer, 8000), connected(peer, 8001)]
+    for _, server in pairs:
+        server.vpoll.add_waiter(waiter)
+    threads = [threading.Thread(target=client.send, args=(b"x",)) for client, _ in pairs]
+    threads[0].start()
+    assert first.wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    return most
 
 
 # Driving.

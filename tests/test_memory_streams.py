@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import inspect
 import itertools
 import random
 import signal
@@ -44,6 +45,7 @@ from vpoll_asyncio.hot.accelerator import ACCELERATOR
 from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks.memory import MemoryStack
 from vpoll_asyncio.stacks.memory.opening import StreamPcb
+from vpoll_asyncio.stacks.memory.queue import StreamQueue
 from vpoll_asyncio.stacks.memory.stream import StreamSocket
 
 
@@ -460,6 +462,68 @@ def test_an_exception_out_of_a_signal_handler_leaves_masks_and_counts_right(lab:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def signal_at(function: Callable[..., object], text: str) -> Iterator[None]:
+    """Raise SIGUSR1 where `function` comes to the line with `text`, once."""
+    lines, first = inspect.getsourcelines(function)
+    wanted = first + next(number for number, line in enumerate(lines) if text in line)
+
+    def line_of(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line" and frame.f_lineno == wanted:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGUSR1)
+        return line_of
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: line_of if frame.f_code is function.__code__ else None)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[], object]) -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def interrupt_now() -> None:
+    raise Interrupted
+
+
+def test_an_exception_between_a_byte_and_its_count_is_mended(lab: Lab) -> None:
+    client, server = lab.pair()
+    with handled(interrupt_now), signal_at(StreamQueue.append, "self.used += count"):
+        with pytest.raises(Interrupted):
+            client.send(b"hello")
+    assert ask(server, FIONREAD) == 5
+    assert mask_of(server) == R | W
+    assert server.recv(100) == b"hello"
+    assert mask_of(server) == W
+
+
+def test_a_handler_that_receives_between_two_pieces_takes_none_twice(lab: Lab) -> None:
+    client, server = lab.pair()
+    server.setblocking(False)
+    for piece in (b"one", b"two", b"three"):
+        client.send(piece)
+    taken: list[bytes] = []
+
+    def receive_all() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken.append(server.recv(100))
+
+    with handled(receive_all), signal_at(StreamQueue._join, "chunks.pop(0)"):
+        assert server.recv(100) == b"one"
+    assert taken == [b"twothree"]
+    assert ask(server, FIONREAD) == 0
 
 
 def endpoint_of(sock: socket.socket) -> StreamPcb:

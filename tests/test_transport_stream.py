@@ -25,6 +25,7 @@ import pytest
 from transport_helpers import Hosts, Recorder, Reports, connect, on_every_loop, turns, until
 from vpoll_asyncio import transports
 from vpoll_asyncio.hot.relay import HOPS
+from vpoll_asyncio.hot.stream import StreamIO
 from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks.base import activated
 from vpoll_asyncio.transports import StreamTransport
@@ -85,6 +86,31 @@ async def test_a_large_transfer_arrives_intact_with_bounded_buffers(hosts: Hosts
     assert receiver.digest.digest() == digest.digest()
     assert largest <= 64 * 1024 + len(block)
     await pair.finish()
+
+
+@on_every_loop
+@pytest.mark.parametrize("size", [100, 20_000])
+async def test_a_socket_that_is_closed_in_data_received_is_lost(hosts: Hosts, size: int) -> None:
+    with hosts.server.socket() as listener, hosts.client.socket() as client:
+        listener.bind(("10.0.0.1", 80))
+        listener.listen()
+        client.connect(("10.0.0.1", 80))
+        server, _ = listener.accept()
+
+        class Closing(Recorder):
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                client.close()
+
+        with server:
+            for _ in range(4):
+                server.send(bytes(size))
+            loop = asyncio.get_running_loop()
+            _, protocol = await transports.create_connection(loop, Closing, sock=client)
+            lost = await protocol.lost
+    assert isinstance(lost, OSError)
+    assert lost.errno == errno.EBADF
+    assert protocol.events == ["made", "data", "lost"]
 
 
 @on_every_loop
@@ -652,3 +678,26 @@ def test_an_abandoned_transport_is_warned_of_when_its_loop_is_closed() -> None:
     # Both ends; their sockets may be collected first, and then warn too.
     assert len([text for text in messages if "unclosed transport" in text]) == 2
     hosts.close()
+
+
+def test_a_stack_that_sends_less_than_nothing_is_told_so() -> None:
+    raised: list[BaseException] = []
+
+    class Owner:
+        def write_raised(self, data: bytes, exc: BaseException) -> None:
+            raised.append(exc)
+
+        def flush_raised(self, exc: BaseException, mask: int) -> None:
+            raised.append(exc)
+
+        def waits(self) -> None: ...
+
+        def is_full(self) -> bool:
+            return False
+
+    stream = StreamIO(cast(Any, Owner()), lambda *given: -1, lambda size: b"", 100, 100)
+    stream.open = stream.direct = True
+    stream.write(b"data")
+    stream.keep(b"data")
+    stream.flush(4)
+    assert [type(each) for each in raised] == [ValueError, ValueError]

@@ -86,8 +86,6 @@ CANCELLED_SHARE: Final[float] = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTIO
 run_handle: Final[Callable[[asyncio.Handle], None]] = asyncio.Handle._run
 init_handle: Final[Callable[..., None]] = asyncio.Handle.__init__
 
-call_soon: Final[Callable[..., asyncio.Handle]] = asyncio.BaseEventLoop.call_soon
-
 
 def report_exception(handle: asyncio.Handle, exc: BaseException) -> None:
     """Tell a handle's loop of what its callback raised, in the words of `asyncio.Handle`."""

@@ -72,7 +72,13 @@ class RelayState:
         self._queue.append(hop)
         if not self.due:
             self.due = True
-            self.trigger()
+            try:
+                self.trigger()
+            except BaseException:
+                # Of a signal handler's exception nobody knows what had been done by then; twice
+                # does no harm, and not at all would leave everything here waiting for ever.
+                self.trigger()
+                raise
 
     def put_off(self, hop: Hop) -> None:
         """Run `hop` in the next turn.  For what `run` runs."""
@@ -96,7 +102,15 @@ class RelayState:
                         until = now + _SECONDS
                     elif now >= until:
                         return
-                queue.popleft().run()
+                # No call from the look to the removal: a handler that raises comes before or after.
+                hop = queue[0]
+                del queue[0]
+                try:
+                    hop.run()
+                except BaseException:
+                    # Perhaps before it had begun: it looks again.
+                    self._later.append(hop)
+                    raise
         finally:
             later = self._later
             if later:
@@ -137,7 +151,12 @@ class WatchState:
         """Take notice of `mask`: a `Waiter`."""
         if mask & self.wanted and not self.queued:
             self.queued = True
-            self.relay.push(self)
+            try:
+                self.relay.push(self)
+            except BaseException:
+                # As in `push`.
+                self.relay.push(self)
+                raise
 
     def run(self) -> None:
         """Call back if there is reason to."""
@@ -174,12 +193,18 @@ class WatchState:
             self.report(exc)
         finally:
             self.queued = False
-            file = self.vpoll.file
-            if self.wanted and file is not None:
-                mask = file.mask if file.pending is None else self.vpoll.peek()
-                if mask & self.wanted and not self.queued:
-                    self.queued = True
-                    self.relay.put_off(self)
+            if self.wanted:
+                file = self.vpoll.file
+                plain = file is not None and file.pending is None
+                try:
+                    mask = file.mask if plain else self.vpoll.peek()  # type: ignore[union-attr]
+                except OSError:
+                    # Closed by the callback: its waiter was told while this was queued.
+                    self.vpoll_closed()
+                else:
+                    if mask & self.wanted and not self.queued:
+                        self.queued = True
+                        self.relay.put_off(self)
 
     @abstractmethod
     def vpoll_closed(self) -> None:

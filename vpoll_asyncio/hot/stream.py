@@ -20,6 +20,11 @@ _SENDS: Final = 16
 Piece = bytes | memoryview
 
 
+def negative(count: int) -> ValueError:
+    """Return the error of a stack that answers a send with `count`."""
+    return ValueError(f"sent {count} bytes: expected 0 or more, or an exception")
+
+
 class StreamOwner(Protocol):
     """What a `StreamIO` asks of its transport: all that is not everyday."""
 
@@ -121,6 +126,8 @@ class StreamIO:
             return
         try:
             sent = self.send(data, 0, None)
+            if sent < 0:
+                raise negative(sent)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -153,6 +160,8 @@ class StreamIO:
                 if len(piece) < _LARGE and len(buffer) > 1:
                     piece = self.owner.join_waiting()
                 sent = self.send(piece, 0, None)
+                if sent < 0:
+                    raise negative(sent)
                 self.size -= sent
                 if sent == len(piece):
                     buffer.popleft()

@@ -39,7 +39,9 @@ def run_ready(ready: deque[Any]) -> None:
     args: Any
     # What these queue runs in the next turn.
     for _ in range(len(ready)):
-        handle = ready.popleft()
+        # No call from the look to the removal: a handler that raises comes before or after.
+        handle = ready[0]
+        del ready[0]
         if handle._cancelled:
             continue
         kind = handle.__class__
@@ -165,10 +167,16 @@ class ReaderState(asyncio.Handle):
         if mask & self._wanted and not self._queued:
             self._queued = True
             selector = self._selector
-            selector.push(self)
-            selector.spare = True
-            if selector.asleep:
+            try:
+                selector.push(self)
+                selector.spare = True
+                if selector.asleep:
+                    self._loop.rouse()
+            except BaseException:
+                # A signal handler's: as in `RelayState.push`.
+                selector.spare = True
                 self._loop.rouse()
+                raise
 
     def cancel(self) -> None:
         """End it: no call comes any more."""

@@ -96,6 +96,12 @@ class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
         """Run until `stop` is called."""
         # stop() and then run_forever() is one turn, in which the kernel must be polled.
         self.vpoll_selector.poll_next()
+        relay = getattr(self, "vpoll_relay", None)
+        if relay is not None and relay.due:
+            # What a signal handler raised may have ended the turn that was to run it.
+            queue = ready_queue(self)
+            if all(getattr(handle, "_callback", None) != relay.run for handle in queue):
+                relay.trigger()
         with self._signals_waking():
             super().run_forever()
 

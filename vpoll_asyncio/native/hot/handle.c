@@ -127,9 +127,10 @@ int handle_run(PyObject *handle)
     if (cancelled)
         return cancelled < 0 ? -1 : 0;
     PyObject *context = is_asyncios(handle) ? *slot(handle, at_context) : NULL;
-    if (!context || !PyContext_CheckExact(context))
+    PyObject *args = context ? *slot(handle, at_args) : NULL;
+    if (!args || !PyContext_CheckExact(context) || !PyTuple_CheckExact(args))
         return notify(handle, str__run);
-    return run_callback(handle, context, *slot(handle, at_callback), *slot(handle, at_args));
+    return run_callback(handle, context, *slot(handle, at_callback), args);
 }
 
 /* -1 with an exception; does nothing where there is one already. */

@@ -88,15 +88,15 @@ extern PyTypeObject FileState_Type, DirectState_Type, VPollState_Type, RelayStat
 
 /* Interned names of the methods that are called, and the classes of exceptions. */
 #define NAMES(X) \
-    X(__init__) X(_cancelled) X(_debug_turn) X(_drop_cancelled_timers) \
-    X(_keys) X(_process_events) X(_remove_reader) X(_remove_writer) X(_run) \
-    X(_select_slowly) X(_take_ready) X(_take_timers) X(_when) \
-    X(add_waiter) X(append) X(ask) X(call_soon) X(call_soon_threadsafe) X(context) \
-    X(data_received) X(end_direct) X(goes_on) X(is_closed) X(operate) X(peek) X(popleft) \
-    X(read_eof) X(read_raised) X(received_raised) X(recv_special) \
-    X(refresh) X(remove_waiter) X(report) X(room_made) X(rouse) X(run) X(send_special) X(show) \
-    X(select) X(time) X(trigger) X(vpoll_closed) X(vpoll_selector) X(write_other) X(write_raised) \
-    X(flush_raised) X(flushed) X(is_full) X(join_waiting) X(too_much) X(waits)
+    X(__init__) X(_call_soon) X(_cancelled) X(_check_closed) X(_debug_turn) \
+    X(_drop_cancelled_timers) X(_keys) X(_process_events) X(_remove_reader) X(_remove_writer) \
+    X(_run) X(_select_slowly) X(_take_ready) X(_take_timers) X(_when) X(add_waiter) X(append) \
+    X(ask) X(call_soon) X(call_soon_threadsafe) X(context) X(create_future) X(data_received) \
+    X(end_direct) X(flush_raised) X(flushed) X(get_debug) X(goes_on) X(is_closed) X(is_full) \
+    X(join_waiting) X(mend) X(operate) X(peek) X(popleft) X(read_eof) X(read_raised) \
+    X(received_raised) X(recv_special) X(refresh) X(remove_waiter) X(report) X(room_made) \
+    X(rouse) X(run) X(select) X(send_special) X(show) X(time) X(too_much) X(trigger) \
+    X(vpoll_closed) X(vpoll_selector) X(waits) X(write_other) X(write_raised)
 #define DECLARE(name) extern PyObject *str_##name;
 NAMES(DECLARE)
 #undef DECLARE

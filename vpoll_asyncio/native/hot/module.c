@@ -63,7 +63,8 @@ PyMODINIT_FUNC PyInit__vpoll_hot(void)
         return NULL;
     PyTypeObject *types[] = {&FileState_Type, &DirectState_Type, &VPollState_Type, &RelayState_Type,
                              &WatchState_Type, &Lock_Type, &PipeState_Type, &StreamIO_Type,
-                             &SelectorState_Type, &Trigger_Type, &TurnState_Type, &ReaderState_Type};
+                             &SelectorState_Type, &Trigger_Type, &TurnState_Type,
+                             &ReaderState_Type};
     for (size_t index = 0; index < sizeof types / sizeof *types; index++) {
         if (PyModule_AddType(module, types[index])) {
             Py_DECREF(module);

@@ -20,6 +20,19 @@ static int may_send(PipeState *self)
     return self->state == ESTABLISHED || self->state == CLOSE_WAIT;
 }
 
+/* Sets right what an exception has left half done, as PipeState does: a signal handler may
+ * have raised it anywhere in the Python that was called.  Keeps the exception. */
+static void mend(PipeState *self)
+{
+    PyObject *type, *value, *traceback;
+    if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_OSError))
+        return;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (notify((PyObject *)self, str_mend))
+        PyErr_WriteUnraisable((PyObject *)self);
+    PyErr_Restore(type, value, traceback);
+}
+
 static int show_cleared(PipeState *self)
 {
     if (!is_set(self->vpoll))
@@ -106,6 +119,8 @@ static PyObject *send_special(PyObject *self, PyObject *data, PyObject *flags)
         return NULL;
     PyObject *result = PyObject_VectorcallMethod(str_send_special, boxed, 3, NULL);
     Py_DECREF(boxed[2]);
+    if (!result)
+        mend((PipeState *)self);
     return result;
 }
 
@@ -149,6 +164,8 @@ Py_ssize_t pipe_offer(PipeState *self, PyObject *data)
             int failed = kept ? pass_on(self, peer, kept, size) : -1;
             Py_XDECREF(kept);
             Py_DECREF(peer);
+            if (failed)
+                mend(self);
             return failed ? -1 : size;
         }
     }
@@ -157,6 +174,9 @@ Py_ssize_t pipe_offer(PipeState *self, PyObject *data)
         return -1;
     Py_ssize_t sent = PyLong_AsSsize_t(result);
     Py_DECREF(result);
+    if (sent < 0 && !PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "sent %zd bytes: expected 0 or more, or an exception",
+                     sent);
     return sent;
 }
 
@@ -174,7 +194,10 @@ PyObject *pipe_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count
     Py_ssize_t sent = pipe_offer((PipeState *)self, arguments[0]);
     if (sent < 0)
         return NULL;
-    if (!sent && PyObject_Size(arguments[0]) > 0)
+    Py_ssize_t size = sent ? 0 : PyObject_Size(arguments[0]);
+    if (size < 0)
+        return NULL;
+    if (size)
         /* It says why. */
         return send_special(self, arguments[0], NULL);
     return PyLong_FromSsize_t(sent);
@@ -224,6 +247,8 @@ PyObject *pipe_take(PipeState *self, Py_ssize_t wanted)
             result = PyObject_VectorcallMethod(str_recv_special, boxed, 3, NULL);
         Py_XDECREF(boxed[1]);
         Py_XDECREF(boxed[2]);
+        if (!result)
+            mend(self);
         return result;
     }
     Py_INCREF(data);
@@ -246,6 +271,7 @@ PyObject *pipe_take(PipeState *self, Py_ssize_t wanted)
     return data;
 failed:
     Py_DECREF(data);
+    mend(self);
     return NULL;
 }
 

@@ -73,7 +73,10 @@ static int call_back(ReaderState *self)
     PyObject *args = get_args(self, NULL);
     if (!args)
         return -1;
-    int failed = run_callback((PyObject *)self, self->context, self->callback, args);
+    /* Collecting garbage may have run anything. */
+    int failed = 0;
+    if (!self->cancelled)
+        failed = run_callback((PyObject *)self, self->context, self->callback, args);
     Py_DECREF(args);
     return failed;
 }

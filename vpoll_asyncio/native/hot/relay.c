@@ -278,13 +278,15 @@ int watch_run(WatchState *self)
     if (failed)
         failed = report(self);
     self->queued = 0;
-    if (!self->wanted || !self->vpoll || !PyObject_TypeCheck(self->vpoll, &VPollState_Type) ||
-        !is_set(((VPollState *)self->vpoll)->file))
+    if (!self->wanted || !self->vpoll)
         return failed;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     known = look(self->vpoll, &mask);
-    if (known > 0 && mask & self->wanted && !self->queued &&
+    if (!known)
+        /* Closed by the callback: its waiter was told while this was queued. */
+        known = notify((PyObject *)self, str_vpoll_closed);
+    else if (known > 0 && mask & self->wanted && !self->queued &&
         self->relay && PyObject_TypeCheck(self->relay, &RelayState_Type) &&
         ((RelayState *)self->relay)->later) {
         self->queued = 1;

@@ -72,6 +72,9 @@ static Py_ssize_t offer(StreamIO *self, PyObject *data)
         return -1;
     Py_ssize_t count = PyLong_AsSsize_t(sent);
     Py_DECREF(sent);
+    if (count < 0 && !PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "sent %zd bytes: expected 0 or more, or an exception",
+                     count);
     return count;
 }
 
@@ -100,7 +103,8 @@ static int more_waits(StreamIO *self)
     if (!self->reading)
         return 0;
     PipeState *pipe = receiving_pipe(self);
-    return pipe ? (pipe->mask & EVENT_IN) != 0 : ask(self, str_goes_on);
+    /* A socket that was closed meanwhile has no vpoll any more. */
+    return pipe ? is_set(pipe->vpoll) && pipe->mask & EVENT_IN : ask(self, str_goes_on);
 }
 
 static int is_full(StreamIO *self)

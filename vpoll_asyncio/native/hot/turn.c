@@ -5,9 +5,17 @@
 /* asyncio's bounds, as vpoll_asyncio/hot/turn.py has them. */
 static double longest_sleep, few_cancelled;
 
-/* What asyncio.BaseEventLoop has for call_soon, and asyncio.Future. */
-static PyTypeObject *loop_type;
-static PyObject *call_soon, *future_type;
+/* asyncio.Future, and what asyncio.BaseEventLoop has for methods: with `up` those that come
+ * after TurnState's own, else those that asyncio's call_soon calls. */
+static PyObject *future_type;
+static struct {
+    PyObject **name, *original;
+    int up;
+} methods[] = {
+    {&str_call_soon, NULL, 1},      {&str_create_future, NULL, 1},  {&str_get_debug, NULL, 1},
+    {&str__call_soon, NULL, 0},     {&str__check_closed, NULL, 0},
+};
+enum { METHODS = sizeof methods / sizeof *methods };
 
 /* collections.deque with two of its methods. */
 static PyTypeObject *deque_type;
@@ -262,40 +270,68 @@ static PyObject *turn_process_events(TurnState *self, PyObject *found)
     Py_RETURN_NONE;
 }
 
+/* A new reference to what the classes after TurnState have for a method, or NULL. */
+static PyObject *inherited(PyObject *self, PyObject *name)
+{
+    PyObject *given[] = {(PyObject *)&TurnState_Type, self};
+    PyObject *up = PyObject_Vectorcall((PyObject *)&PySuper_Type, given, 2, NULL);
+    PyObject *method = up ? PyObject_GetAttr(up, name) : NULL;
+    Py_XDECREF(up);
+    return method;
+}
+
+static int is_original(PyObject *self, int index)
+{
+    PyObject *name = *methods[index].name;
+    PyObject *now = methods[index].up ? inherited(self, name)
+                                      : PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
+    if (!now)
+        return -1;
+    PyObject *function = PyMethod_Check(now) ? PyMethod_GET_FUNCTION(now) : now;
+    int is = function == methods[index].original;
+    Py_DECREF(now);
+    return is;
+}
+
+/* Returns whether nobody has replaced what is done here instead of asyncio's methods, or -1. */
+static int is_plain(PyObject *self)
+{
+    static PyTypeObject *known_type;
+    static unsigned int known;
+    PyTypeObject *type = Py_TYPE(self);
+    /* A type's version changes with every assignment to it or to a base of it; 0 is none. */
+    if (known && type == known_type && known == type->tp_version_tag)
+        return 1;
+    int is = 1;
+    for (int index = 0; is > 0 && index < METHODS; index++)
+        is = is_original(self, index);
+    if (is > 0) {
+        PyObject *debug = PyObject_GetAttr((PyObject *)type, str_get_debug);
+        is = !debug ? -1 : Py_TYPE(debug) == &PyMethodDescr_Type;
+        Py_XDECREF(debug);
+    }
+    known_type = type;
+    known = is > 0 ? type->tp_version_tag : 0;
+    return is;
+}
+
 /* Returns whether call_soon may go the short way, or -1 with an exception. */
 static int may_queue(TurnState *self)
 {
-    /* A type's version changes with every assignment, and 0 is none. */
-    static unsigned int known;
     if (self->debug != Py_False || self->closed != Py_False || !self->ready)
         return 0;
-    if (!known || known != loop_type->tp_version_tag) {
-        PyObject *now = PyObject_GetAttr((PyObject *)loop_type, str_call_soon);
-        Py_XDECREF(now);
-        if (now != call_soon)
-            return now ? 0 : -1;
-        known = loop_type->tp_version_tag;
-    }
-    return handles_are_asyncios();
+    int plain = is_plain((PyObject *)self);
+    return plain > 0 ? handles_are_asyncios() : plain;
 }
 
-/* asyncio's own; `given` are the positional arguments, then the values of those in `names`. */
+/* What would be called without TurnState; `given` are the positional arguments, then the values
+ * of those in `names`. */
 static PyObject *call_soon_slowly(PyObject *self, PyObject *const *given, Py_ssize_t count,
                                   PyObject *names)
 {
-    Py_ssize_t all = count + (names ? PyTuple_GET_SIZE(names) : 0);
-    PyObject **arguments = PyMem_New(PyObject *, all + 1);
-    if (!arguments)
-        return PyErr_NoMemory();
-    arguments[0] = self;
-    for (Py_ssize_t index = 0; index < all; index++)
-        arguments[index + 1] = given[index];
-    PyObject *method = PyObject_GetAttr((PyObject *)loop_type, str_call_soon);
-    PyObject *handle = NULL;
-    if (method)
-        handle = PyObject_Vectorcall(method, arguments, (size_t)count + 1, names);
+    PyObject *method = inherited(self, str_call_soon);
+    PyObject *handle = method ? PyObject_Vectorcall(method, given, (size_t)count, names) : NULL;
     Py_XDECREF(method);
-    PyMem_Free(arguments);
     return handle;
 }
 
@@ -331,6 +367,13 @@ static PyObject *turn_call_soon(TurnState *self, PyObject *const *args, Py_ssize
 static PyObject *turn_create_future(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     static PyObject *names;
+    int plain = is_plain(self);
+    if (plain <= 0) {
+        PyObject *method = plain ? NULL : inherited(self, str_create_future);
+        PyObject *future = method ? PyObject_CallNoArgs(method) : NULL;
+        Py_XDECREF(method);
+        return future;
+    }
     if (!names && !(names = Py_BuildValue("(s)", "loop")))
         return NULL;
     return PyObject_Vectorcall(future_type, &self, 0, names);
@@ -338,7 +381,13 @@ static PyObject *turn_create_future(PyObject *self, PyObject *Py_UNUSED(ignored)
 
 static PyObject *turn_get_debug(TurnState *self, PyObject *Py_UNUSED(ignored))
 {
-    return held(self->debug);
+    int plain = is_plain((PyObject *)self);
+    if (plain > 0)
+        return held(self->debug);
+    PyObject *method = plain ? NULL : inherited((PyObject *)self, str_get_debug);
+    PyObject *debug = method ? PyObject_CallNoArgs(method) : NULL;
+    Py_XDECREF(method);
+    return debug;
 }
 
 static int turn_traverse(TurnState *self, visitproc visit, void *arg)
@@ -452,9 +501,12 @@ int prepare_turn(void)
         return -1;
     deque_append = function_of(deque_type, "append", METH_O);
     deque_popleft = function_of(deque_type, "popleft", METH_NOARGS);
-    loop_type = (PyTypeObject *)import("asyncio", "BaseEventLoop");
+    PyObject *base = import("asyncio", "BaseEventLoop");
+    for (int index = 0; base && index < METHODS; index++)
+        if (!(methods[index].original = PyObject_GetAttr(base, *methods[index].name)))
+            break;
+    Py_XDECREF(base);
     future_type = import("asyncio", "Future");
-    call_soon = import("vpoll_asyncio._asyncio", "call_soon");
     longest_sleep = constant("LONGEST_SLEEP");
     few_cancelled = constant("FEW_TIMERS") * constant("CANCELLED_SHARE");
     return PyErr_Occurred() ? -1 : 0;

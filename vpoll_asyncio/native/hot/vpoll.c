@@ -362,7 +362,8 @@ static PyObject *remove_waiter(VPollState *self, PyObject *waiter)
         Py_ssize_t index = find(before, waiter);
         PyObject *shorter = index < 0 ? NULL : without(before, index);
         int failed = index == -2 || PyErr_Occurred();
-        int done = !failed && index >= 0 && self->file == (PyObject *)file && file->waiters == before;
+        int still = self->file == (PyObject *)file && file->waiters == before;
+        int done = !failed && index >= 0 && still;
         if (done) {
             file->waiters = Py_XNewRef(shorter);
             Py_DECREF(before);

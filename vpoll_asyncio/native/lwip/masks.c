@@ -25,6 +25,9 @@ int masks_enter(Masks *self)
 
 void masks_leave(Masks *self)
 {
+    /* In a child that a waiter has forked the lock is another one, which nobody holds. */
+    if (!self->busy || self->owner != PyThread_get_thread_ident())
+        return;
     self->busy = 0;
     PyThread_release_lock(self->lock);
 }

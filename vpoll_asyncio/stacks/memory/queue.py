@@ -68,7 +68,11 @@ class StreamQueue(Pcb):
         parts: list[Chunk] = [first]
         count -= len(first)
         while count and chunks:
-            head = chunks.pop(0)
+            try:
+                head = chunks.pop(0)
+            except IndexError:
+                # A signal handler has taken it.
+                break
             if len(head) > count:
                 view = memoryview(head)
                 chunks.insert(0, view[count:])
