@@ -7,16 +7,23 @@ import contextvars
 import errno
 import gc
 import logging
+import sys
 import weakref
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from ourloops import ALL, OURS, LoopFactory, new_vpoll, run_until
-from vpoll_asyncio import EventMask, VPoll
+from vpoll_asyncio import EventLoop, EventMask, VPoll
+from vpoll_asyncio.hot import relay, turn
+from vpoll_asyncio.hot.accelerator import ACCELERATOR
+from vpoll_asyncio.watch import Watch
 
 IN, OUT, ERR, HUP, PRI = EventMask.IN, EventMask.OUT, EventMask.ERR, EventMask.HUP, EventMask.PRI
+
+HOT = (relay.__file__, turn.__file__)
 
 Loop = asyncio.AbstractEventLoop
 
@@ -249,6 +256,38 @@ def test_keyboard_interrupt_of_a_reader_leaves_the_loop_and_the_watch_in_place(
     turns(loop)
     assert len(seen) > 1
     loop.remove_reader(vpoll)
+
+
+@pytest.mark.parametrize("function", ["push", "trigger", "run"])
+def test_a_watch_goes_on_after_an_interrupt_in_the_relay(vpoll: VPoll, function: str) -> None:
+    """Where the interpreter runs signal handlers: as a function begins."""
+    loop = EventLoop()
+    seen: list[int] = []
+    watch = Watch(loop, vpoll, IN, seen.append)
+    interrupts = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal interrupts
+        code = frame.f_code
+        if not interrupts and code.co_name == function and code.co_filename in HOT:
+            interrupts += 1
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        vpoll.add_events(IN)
+        turns(loop)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    assert interrupts or ACCELERATOR is not None
+    seen.clear()
+    turns(loop)
+    assert seen
+    watch.cancel()
+    loop.close()
 
 
 def test_reader_runs_in_the_context_that_added_it(loop: Loop, vpoll: VPoll) -> None:

@@ -109,6 +109,11 @@ def ready_queue(loop: asyncio.SelectorEventLoop) -> deque[Any]:
     return queue
 
 
+def is_queued(loop: asyncio.SelectorEventLoop, callback: Callable[..., object]) -> bool:
+    """Return whether a handle in the loop's ready queue calls `callback`."""
+    return any(getattr(handle, "_callback", None) == callback for handle in ready_queue(loop))
+
+
 def signal_pipe(loop: asyncio.SelectorEventLoop) -> int:
     """Return the descriptor through which signals wake asyncio's loop."""
     fd: int = loop._csock.fileno()  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .._asyncio import disown, handles_signals, ready_queue, signal_pipe
+from .._asyncio import disown, handles_signals, is_queued, ready_queue, signal_pipe
 from ..hot.turn import ReaderState, make_trigger
 from ..install import installed
 from ..selector import VPollSelector
@@ -97,11 +97,9 @@ class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
         # stop() and then run_forever() is one turn, in which the kernel must be polled.
         self.vpoll_selector.poll_next()
         relay = getattr(self, "vpoll_relay", None)
-        if relay is not None and relay.due:
-            # What a signal handler raised may have ended the turn that was to run it.
-            queue = ready_queue(self)
-            if all(getattr(handle, "_callback", None) != relay.run for handle in queue):
-                relay.trigger()
+        # What a signal handler raised may have ended the turn that was to run it.
+        if relay is not None and relay.due and not is_queued(self, relay.run):
+            relay.trigger()
         with self._signals_waking():
             super().run_forever()
 
