@@ -114,7 +114,7 @@ HELPERS: dict[str, Helper] = {
                 "module.c",
                 "vpoll.c",
                 "relay.c",
-                "soon.c",
+                "uvloop.c",
                 "lock.c",
                 "pipe.c",
                 "stream.c",

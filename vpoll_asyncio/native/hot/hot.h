@@ -136,7 +136,7 @@ int prepare_stream(void);
 int prepare_handle(void);
 int prepare_selector(void);
 int prepare_turn(void);
-int prepare_soon(void);
+int prepare_uvloop(void);
 PyObject *uvloop_trigger(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 /* Whether a handle runs as asyncio's do: nobody has replaced what is done here instead of its

@@ -56,7 +56,7 @@ PyMODINIT_FUNC PyInit__vpoll_hot(void)
     bad_mask = PyObject_GetAttrString(events, "bad_mask");
     Py_DECREF(events);
     if (!bad_mask || prepare_handle() || prepare_selector() || prepare_stream() ||
-        prepare_turn() || prepare_soon())
+        prepare_turn() || prepare_uvloop())
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (!module)

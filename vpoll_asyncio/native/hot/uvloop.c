@@ -115,7 +115,7 @@ PyObject *uvloop_trigger(PyObject *module, PyObject *const *arguments, Py_ssize_
     return (PyObject *)self;
 }
 
-int prepare_soon(void)
+int prepare_uvloop(void)
 {
     PyObject *module = PyImport_ImportModule("asyncio");
     running_loop = module ? PyObject_GetAttrString(module, "_get_running_loop") : NULL;
