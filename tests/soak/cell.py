@@ -48,6 +48,8 @@ _TIME_WAIT = 130.0
 _ROUNDS = 30
 # Exchanges of each client after which buffers and caches have the size that they keep.
 _WARM = 10
+# More than a client and its server have together, by far.
+_TIMERS = 10
 # Seconds that a round may take longer than it should before an answer counts as lost.
 _PATIENCE = 60.0
 
@@ -55,6 +57,10 @@ _PATIENCE = 60.0
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Worker:
@@ -108,12 +114,19 @@ class Soak:
         self._workers: list[Worker] = []
         self.samples: list[Sample] = []
 
+    def _forget_cancelled_timers(self) -> None:
+        """Leave the loop no cancelled timer: asyncio's keeps them until they are the most."""
+        loop = asyncio.get_running_loop()
+        for _ in range(_TIMERS * self._options.clients):
+            loop.call_later(_PATIENCE, _nothing).cancel()
+
     async def _settled(self) -> Sample:
         """Return what the process holds once it has come to rest.
 
         Servers end what belongs to a connection some turns after its client has gone.
         """
         skip_time: Callable[[float], None] | None = getattr(self._stack, "skip_time", None)
+        self._forget_cancelled_timers()
         least = sys.maxsize
         for _ in range(50):
             await asyncio.sleep(0.02)
