@@ -63,7 +63,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         ({"vnl": "wire://x", "ip": "localhost"}, "localhost"),
         ({"vnl": "wire://x", "ip": "127.0.0.1/8"}, "host"),
         ({"vnl": "wire://x", "ip6": "10.0.0.1/24"}, "IPv6"),
-        ({"vnl": "wire://x", "ip": [f"10.0.{n}.1/24" for n in range(9)]}, "8"),
+        ({"vnl": "wire://x", "ip": [f"10.0.{n}.1/24" for n in range(201)]}, "200"),
         ({"vnl": "wire://x", "ip": [f"fd00::{n}/64" for n in range(1, 7)]}, "5"),
         ({"vnl": "wire://x", "ip": "10.0.0.1/24", "gw": "192.168.0.1"}, "reaches"),
         ({"vnl": "wire://x", "ip": "10.0.0.1/24", "gw": "fd00::1"}, "no IPv6"),

@@ -87,6 +87,7 @@ HELPERS: dict[str, Helper] = {
             sources=(
                 "core.c",
                 "nets.c",
+                "route.c",
                 "link.c",
                 "check.c",
                 "icmp.c",

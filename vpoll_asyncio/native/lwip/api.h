@@ -52,7 +52,10 @@ struct vp_abi {
 void vp_abi(struct vp_abi *out);
 int vp_open(const struct vp_config *config);
 int vp_add_address(const struct vp_addr *addr, int prefix);
-int vp_set_gateway(const struct vp_addr *addr);
+int vp_del_address(const struct vp_addr *addr);
+int vp_add_route(const struct vp_addr *dest, int prefix, const struct vp_addr *gateway);
+int vp_del_route(const struct vp_addr *dest, int prefix, const struct vp_addr *gateway);
+int vp_set_mtu(uint32_t mtu);
 int vp_link_local(struct vp_addr *out);
 int vp_quit(void);
 int vp_close(void);

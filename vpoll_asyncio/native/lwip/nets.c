@@ -1,22 +1,21 @@
-/* Interfaces and addresses: which are ours, where frames go, what comes in.
+/* Interfaces and addresses: which are ours, and what comes in.  route.c says where to.
  *
  * One lwIP netif has one IPv4 address, so each further one gets a netif of its own on
- * the same link.  IPv6 addresses are all on the first. */
+ * the same link.  IPv6 addresses are all on the first, which is there without any, too. */
 
 #include "shim.h"
 #include "lwip/etharp.h"
-#include "lwip/ethip6.h"
 #include "lwip/nd6.h"
 #include "lwip/priv/nd6_priv.h"
 #include "netif/ethernet.h"
 
-enum { INTERFACES = 8 };
+enum { MOST_NETIFS = 200 };
 
 #define LOOP_BROADCAST PP_HTONL(0x7fffffffu)
 
-static struct netif nets[INTERFACES];
-static int net_count;
 static struct netif loopback;
+static struct netif *first;
+static int netif_count;
 static int open_mtu, open_ethernet;
 static u8_t open_mac[6];
 
@@ -36,37 +35,57 @@ struct pbuf *nets_loop_pop(struct netif *netif)
 
 struct netif *nets_first(void)
 {
-    return net_count > 0 ? &nets[0] : NULL;
+    return first;
+}
+
+struct netif *nets_loopback(void)
+{
+    return &loopback;
+}
+
+/* Whether the netif is one of an interface, and not the loopback. */
+static int is_outside(const struct netif *netif)
+{
+    return netif != &loopback;
+}
+
+struct netif *nets_of_address(const ip_addr_t *addr)
+{
+    struct netif *netif;
+    if (IP_IS_V4(addr)) {
+        if (ip4_addr_isloopback(ip_2_ip4(addr)))
+            return &loopback;
+        if (ip4_addr_isany(ip_2_ip4(addr)))
+            return NULL;
+        NETIF_FOREACH(netif)
+            if (ip4_addr_cmp(ip_2_ip4(addr), netif_ip4_addr(netif)))
+                return netif;
+        return NULL;
+    }
+    if (ip6_addr_isloopback(ip_2_ip6(addr)))
+        return &loopback;
+    NETIF_FOREACH(netif)
+        for (int i = 0; i < LWIP_IPV6_NUM_ADDRESSES; i++)
+            if (ip6_addr_isvalid(netif_ip6_addr_state(netif, i))
+                && ip6_addr_cmp_zoneless(ip_2_ip6(addr), netif_ip6_addr(netif, i)))
+                return netif;
+    return NULL;
 }
 
 int nets_own_address(const ip_addr_t *addr)
 {
-    if (IP_IS_V4(addr)) {
-        if (ip4_addr_isloopback(ip_2_ip4(addr)))
-            return 1;
-        for (int i = 0; i < net_count; i++)
-            if (!ip4_addr_isany_val(*netif_ip4_addr(&nets[i]))
-                && ip4_addr_cmp(ip_2_ip4(addr), netif_ip4_addr(&nets[i])))
-                return 1;
-        return 0;
-    }
-    if (ip6_addr_isloopback(ip_2_ip6(addr)))
-        return 1;
-    for (int i = 0; net_count > 0 && i < LWIP_IPV6_NUM_ADDRESSES; i++)
-        if (ip6_addr_isvalid(netif_ip6_addr_state(&nets[0], i))
-            && ip6_addr_cmp_zoneless(ip_2_ip6(addr), netif_ip6_addr(&nets[0], i)))
-            return 1;
-    return 0;
+    return nets_of_address(addr) != NULL;
 }
 
 int nets_is_broadcast(const ip_addr_t *addr)
 {
+    struct netif *netif;
     if (!IP_IS_V4(addr))
         return 0;
     if (ip_2_ip4(addr)->addr == IPADDR_BROADCAST || ip_2_ip4(addr)->addr == LOOP_BROADCAST)
         return 1;
-    for (int i = 0; i < net_count; i++)
-        if (ip4_addr_isbroadcast(ip_2_ip4(addr), &nets[i]))
+    NETIF_FOREACH(netif)
+        if (is_outside(netif) && ip4_addr_isbroadcast(ip_2_ip4(addr), netif))
             return 1;
     return 0;
 }
@@ -105,20 +124,6 @@ static err_t link_output(struct netif *netif, struct pbuf *p)
     return link_send(p);
 }
 
-static err_t packet_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *addr)
-{
-    LWIP_UNUSED_ARG(netif);
-    LWIP_UNUSED_ARG(addr);
-    return link_send(p);
-}
-
-static err_t packet_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *addr)
-{
-    LWIP_UNUSED_ARG(netif);
-    LWIP_UNUSED_ARG(addr);
-    return link_send(p);
-}
-
 static err_t loopback_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *addr)
 {
     LWIP_UNUSED_ARG(addr);
@@ -146,33 +151,45 @@ static err_t init_interface(struct netif *netif)
     netif->name[1] = 'p';
     netif->mtu = (u16_t)open_mtu;
     netif->linkoutput = link_output;
+    netif->output = route_output4;
+    netif->output_ip6 = route_output6;
     if (open_ethernet) {
         netif->hwaddr_len = ETH_HWADDR_LEN;
         memcpy(netif->hwaddr, open_mac, ETH_HWADDR_LEN);
-        netif->output = etharp_output;
-        netif->output_ip6 = ethip6_output;
         netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHARP | NETIF_FLAG_ETHERNET
-                       | NETIF_FLAG_MLD6;
-    } else {
-        netif->output = packet_output4;
-        netif->output_ip6 = packet_output6;
+                       | NETIF_FLAG_IGMP | NETIF_FLAG_MLD6;
     }
     return ERR_OK;
 }
 
-static struct netif *add_interface(const ip4_addr_t *ip, const ip4_addr_t *mask)
+static struct netif *add_netif(const ip4_addr_t *ip, const ip4_addr_t *mask)
 {
-    struct netif *netif = &nets[net_count];
-    memset(netif, 0, sizeof *netif);
-    if (netif_add(netif, ip, mask, NULL, NULL, init_interface,
-                  open_ethernet ? ethernet_input : ip_input) == NULL)
+    struct netif *netif;
+    /* lwIP numbers them in a byte, and looks for a free number for ever. */
+    if (netif_count == MOST_NETIFS || (netif = calloc(1, sizeof *netif)) == NULL)
         return NULL;
-    net_count++;
-    if (net_count == 1)
-        netif_set_default(netif);
+    if (netif_add(netif, ip, mask, NULL, NULL, init_interface,
+                  open_ethernet ? ethernet_input : ip_input) == NULL) {
+        free(netif);
+        return NULL;
+    }
+    netif_count++;
     netif_set_link_up(netif);
     netif_set_up(netif);
     return netif;
+}
+
+static void remove_netif(struct netif *netif)
+{
+    struct pbuf *p;
+    netif_set_down(netif);
+    netif_remove(netif);
+    while ((p = nets_loop_pop(netif)) != NULL)
+        pbuf_free(p);
+    if (!is_outside(netif))
+        return;
+    free(netif);
+    netif_count--;
 }
 
 int nets_open(const struct vp_config *config)
@@ -181,7 +198,6 @@ int nets_open(const struct vp_config *config)
     open_mtu = (int)LWIP_MIN(config->mtu, 0xffffu);
     open_ethernet = config->ethernet;
     memcpy(open_mac, config->mac, sizeof open_mac);
-    net_count = 0;
     IP4_ADDR(&home, 127, 0, 0, 1);
     IP4_ADDR(&mask, 255, 0, 0, 0);
     memset(&loopback, 0, sizeof loopback);
@@ -192,6 +208,9 @@ int nets_open(const struct vp_config *config)
     netif_ip6_addr_set_state(&loopback, 1, IP6_ADDR_PREFERRED);
     netif_set_link_up(&loopback);
     netif_set_up(&loopback);
+    if ((first = add_netif(NULL, NULL)) == NULL)
+        return -ENOMEM;
+    netif_set_default(first);
     return 0;
 }
 
@@ -199,117 +218,104 @@ void nets_close(void)
 {
     for (int i = 0; i < LWIP_ND6_NUM_ROUTERS; i++)
         default_router_list[i].neighbor_entry = NULL;
-    for (int i = net_count - 1; i >= -1; i--) {
-        struct netif *netif = i < 0 ? &loopback : &nets[i];
-        struct pbuf *p;
-        netif_set_down(netif);
-        netif_remove(netif);
-        while ((p = nets_loop_pop(netif)) != NULL)
-            pbuf_free(p);
-    }
-    net_count = 0;
-}
-
-static void set_bytes(ip6_addr_t *out, const uint8_t *ip)
-{
-    memcpy(out->addr, ip, 16);
-    ip6_addr_clear_zone(out);
+    while (netif_list != NULL)
+        remove_netif(netif_list);
+    first = NULL;
+    routes_clear();
 }
 
 static int add_v4(const struct vp_addr *addr, int prefix)
 {
     ip4_addr_t ip, mask;
-    if (net_count == INTERFACES)
-        return -ENOSPC;
     memcpy(&ip.addr, addr->ip, 4);
     mask.addr = prefix ? lwip_htonl(0xffffffffu << (32 - prefix)) : 0;
-    return add_interface(&ip, &mask) != NULL ? 0 : -ENOMEM;
+    if (ip4_addr_isany_val(*netif_ip4_addr(first))) {
+        netif_set_addr(first, &ip, &mask, IP4_ADDR_ANY4);
+        return 0;
+    }
+    return add_netif(&ip, &mask) != NULL ? 0 : -ENOSPC;
 }
 
-static int add_v6(const struct vp_addr *addr)
+/* Whoever has an address has a link-local one, with which neighbours are asked. */
+static void add_link_local(void)
+{
+    if (!open_ethernet || !ip6_addr_isinvalid(netif_ip6_addr_state(first, 0)))
+        return;
+    netif_create_ip6_linklocal_address(first, 1);
+    netif_ip6_addr_set_state(first, 0, IP6_ADDR_PREFERRED);
+}
+
+static int add_v6(const struct vp_addr *addr, int prefix)
 {
     ip6_addr_t ip;
     s8_t index;
-    struct netif *netif = &nets[0];
-    if (net_count == 0 && add_interface(NULL, NULL) == NULL)
-        return -ENOMEM;
-    if (open_ethernet && ip6_addr_isinvalid(netif_ip6_addr_state(netif, 0))) {
-        netif_create_ip6_linklocal_address(netif, 1);
-        netif_ip6_addr_set_state(netif, 0, IP6_ADDR_PREFERRED);
-    }
-    set_bytes(&ip, addr->ip);
-    if (ip6_addr_islinklocal(&ip) && !ip6_addr_isinvalid(netif_ip6_addr_state(netif, 0)))
-        netif_ip6_addr_set_state(netif, 0, IP6_ADDR_INVALID);
-    if (netif_add_ip6_address(netif, &ip, &index) != ERR_OK)
+    memcpy(ip.addr, addr->ip, 16);
+    ip6_addr_clear_zone(&ip);
+    add_link_local();
+    if (ip6_addr_islinklocal(&ip) && !ip6_addr_isinvalid(netif_ip6_addr_state(first, 0)))
+        netif_ip6_addr_set_state(first, 0, IP6_ADDR_INVALID);
+    if (netif_add_ip6_address(first, &ip, &index) != ERR_OK)
         return -ENOSPC;
     /* The administrator says that the address is this host's: no duplicate detection,
      * which would keep it unusable for a second. */
-    netif_ip6_addr_set_state(netif, index, IP6_ADDR_PREFERRED);
-    return 0;
+    netif_ip6_addr_set_state(first, index, IP6_ADDR_PREFERRED);
+    return route_add_subnet(addr, prefix, first);
 }
 
 int vp_add_address(const struct vp_addr *addr, int prefix)
 {
+    ip_addr_t ip;
     int result;
     core_enter();
+    route_address(addr, &ip);
     if (!core_is_open())
         result = -ENETDOWN;
+    else if (nets_own_address(&ip))
+        result = -EEXIST;
     else
-        result = addr->family == 4 ? add_v4(addr, prefix) : add_v6(addr);
+        result = addr->family == 4 ? add_v4(addr, prefix) : add_v6(addr, prefix);
     core_leave();
     return result;
 }
 
-/* lwIP knows IPv6 routers from advertisements only; a configured one is entered in
- * its list as if advertised for ever. */
-static int add_router(const struct vp_addr *addr)
+int vp_del_address(const struct vp_addr *addr)
 {
-    struct nd6_neighbor_cache_entry *neighbor = NULL;
-    struct netif *netif = &nets[0];
-    if (net_count == 0)
-        return -ENETUNREACH;
-    for (int i = 0; i < LWIP_ND6_NUM_NEIGHBORS && neighbor == NULL; i++)
-        if (neighbor_cache[i].state == ND6_NO_ENTRY)
-            neighbor = &neighbor_cache[i];
-    for (int i = 0; i < LWIP_ND6_NUM_ROUTERS && neighbor != NULL; i++) {
-        if (default_router_list[i].neighbor_entry != NULL)
-            continue;
-        set_bytes(&neighbor->next_hop_address, addr->ip);
-        ip6_addr_assign_zone(&neighbor->next_hop_address, IP6_UNICAST, netif);
-        neighbor->netif = netif;
-        neighbor->q = NULL;
-        neighbor->state = ND6_INCOMPLETE;
-        neighbor->isrouter = 1;
-        neighbor->counter.probes_sent = 0;
-        default_router_list[i].neighbor_entry = neighbor;
-        default_router_list[i].invalidation_timer = 0xffffffffu;
-        default_router_list[i].flags = 0;
-        nd6_tmr();
-        return 0;
-    }
-    return -ENOSPC;
-}
-
-int vp_set_gateway(const struct vp_addr *addr)
-{
-    int result = -ENETUNREACH;
+    struct netif *netif;
+    ip_addr_t ip;
+    int result = 0;
     core_enter();
+    route_address(addr, &ip);
     if (!core_is_open()) {
         result = -ENETDOWN;
-    } else if (addr->family == 4) {
-        ip4_addr_t gw;
-        memcpy(&gw.addr, addr->ip, 4);
-        for (int i = 0; i < net_count && result < 0; i++) {
-            if (ip4_addr_isany_val(*netif_ip4_addr(&nets[i]))
-                || !ip4_addr_netcmp(&gw, netif_ip4_addr(&nets[i]), netif_ip4_netmask(&nets[i])))
-                continue;
-            netif_set_gw(&nets[i], &gw);
-            netif_set_default(&nets[i]);
-            result = 0;
-        }
+    } else if ((netif = nets_of_address(&ip)) == NULL || !is_outside(netif)) {
+        result = -EADDRNOTAVAIL;
     } else {
-        /* Without Ethernet there are no neighbours: every packet goes to the other end. */
-        result = open_ethernet ? add_router(addr) : 0;
+        route_forget_address(&ip, netif);
+        if (addr->family == 6) {
+            netif_ip6_addr_set_state(netif, netif_get_ip6_addr_match(netif, ip_2_ip6(&ip)),
+                                     IP6_ADDR_INVALID);
+        } else if (netif == first) {
+            netif_set_addr(netif, IP4_ADDR_ANY4, IP4_ADDR_ANY4, IP4_ADDR_ANY4);
+            etharp_cleanup_netif(netif);
+        } else {
+            remove_netif(netif);
+        }
+    }
+    core_leave();
+    return result;
+}
+
+int vp_set_mtu(uint32_t mtu)
+{
+    struct netif *netif;
+    int result = -ENETDOWN;
+    core_enter();
+    if (core_is_open()) {
+        NETIF_FOREACH(netif)
+            if (is_outside(netif))
+                netif->mtu = netif->mtu6 = (u16_t)mtu;
+        nd6_clear_destination_cache();
+        result = 0;
     }
     core_leave();
     return result;
@@ -320,28 +326,52 @@ int vp_link_local(struct vp_addr *out)
     int found = 0;
     memset(out, 0, sizeof *out);
     core_enter();
-    if (core_is_open() && net_count > 0 && ip6_addr_isvalid(netif_ip6_addr_state(&nets[0], 0))) {
+    if (core_is_open() && ip6_addr_isvalid(netif_ip6_addr_state(first, 0))) {
         out->family = 6;
-        memcpy(out->ip, netif_ip6_addr(&nets[0], 0)->addr, 16);
-        out->scope = netif_get_index(&nets[0]);
+        memcpy(out->ip, netif_ip6_addr(first, 0)->addr, 16);
+        out->scope = netif_get_index(first);
         found = 1;
     }
     core_leave();
     return found;
 }
 
+/* lwIP answers for the one address of the netif that is asked. */
+static struct netif *asked_by_arp(const u8_t *arp)
+{
+    struct netif *netif;
+    NETIF_FOREACH(netif)
+        if (is_outside(netif) && memcmp(&netif_ip4_addr(netif)->addr, arp + 24, 4) == 0)
+            return netif;
+    return first;
+}
+
+/* lwIP takes no broadcast before it has an address, but for a client of DHCP of its own: so
+ * a socket's gets here as if the address were the one that is asked for. */
+static err_t input(struct netif *netif, struct pbuf *p, const u8_t *packet)
+{
+    int unnumbered = packet != NULL && packet[0] >> 4 == 4 && packet[9] == 17
+                     && ip4_addr_isany_val(*netif_ip4_addr(netif))
+                     && memcmp(packet + 16, "\xff\xff\xff\xff", 4) == 0;
+    err_t err;
+    if (!unnumbered)
+        return netif->input(p, netif);
+    ip_2_ip4(&netif->ip_addr)->addr = IPADDR_BROADCAST;
+    err = netif->input(p, netif);
+    if (ip_2_ip4(&netif->ip_addr)->addr == IPADDR_BROADCAST)
+        ip_2_ip4(&netif->ip_addr)->addr = IPADDR_ANY;
+    return err;
+}
+
 void nets_input(const u8_t *frame, size_t len)
 {
-    struct netif *netif = &nets[0];
+    struct netif *netif = first;
+    const u8_t *packet = frame;
     struct pbuf *p;
     enum verdict verdict;
 
     counters.rx_frames++;
     counters.rx_bytes += len;
-    if (net_count == 0) {
-        counters.rx_foreign++;
-        return;
-    }
     verdict = open_ethernet ? check_frame(frame, len, open_mac, (size_t)open_mtu)
                             : check_packet(frame, len, 1);
     switch (verdict) {
@@ -351,11 +381,10 @@ void nets_input(const u8_t *frame, size_t len)
     case MARTIAN: counters.rx_martian++; return;
     case BACKLOG: counters.rx_backlog++; return;
     }
-    if (open_ethernet && frame[12] == 0x08 && frame[13] == 0x06) {
-        /* lwIP answers for the one address of the interface that asks. */
-        for (int i = 0; i < net_count; i++)
-            if (memcmp(&netif_ip4_addr(&nets[i])->addr, frame + 14 + 24, 4) == 0)
-                netif = &nets[i];
+    if (open_ethernet) {
+        packet = frame[12] == 0x08 && frame[13] == 0x00 ? frame + 14 : NULL;
+        if (frame[12] == 0x08 && frame[13] == 0x06)
+            netif = asked_by_arp(frame + 14);
     }
     /* Never PBUF_POOL: the package's pool has blocks that are smaller than what
      * pbuf_alloc fills. */
@@ -363,6 +392,6 @@ void nets_input(const u8_t *frame, size_t len)
     if (p == NULL)
         return;
     memcpy(p->payload, frame, len);
-    if (netif->input(p, netif) != ERR_OK)
+    if (input(netif, p, packet) != ERR_OK)
         pbuf_free(p);
 }

@@ -101,9 +101,19 @@ void nets_input(const u8_t *frame, size_t len);
 struct pbuf *nets_loop_pop(struct netif *netif);
 err_t nets_loop_input(struct netif *netif, struct pbuf *p);
 struct netif *nets_first(void);
+struct netif *nets_loopback(void);
+struct netif *nets_of_address(const ip_addr_t *addr);
 int nets_own_address(const ip_addr_t *addr);
 int nets_is_broadcast(const ip_addr_t *addr);
 int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote);
+
+/* route.c */
+void route_address(const struct vp_addr *addr, ip_addr_t *ip);
+void routes_clear(void);
+int route_add_subnet(const struct vp_addr *addr, int prefix, struct netif *netif);
+void route_forget_address(const ip_addr_t *ip, const struct netif *netif);
+err_t route_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest);
+err_t route_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest);
 
 /* link.c */
 int link_open(const struct vp_config *config);

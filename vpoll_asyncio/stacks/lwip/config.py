@@ -8,15 +8,37 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Gateway", "Interface", "parse_gateways", "parse_interfaces", "parse_mac"]
+__all__ = [
+    "Gateway",
+    "Interface",
+    "Route",
+    "check_room",
+    "parse_address",
+    "parse_gateways",
+    "parse_interfaces",
+    "parse_mac",
+    "parse_route",
+    "parse_routes",
+]
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Gateway = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# One lwIP interface has one IPv4 address; nets.c has room for eight of them.
-_MAX_V4 = 8
+# One lwIP interface has one IPv4 address, and they are numbered in a byte: nets.c.
+_MAX_V4 = 200
 # LWIP_IPV6_NUM_ADDRESSES is 6, and the first is the link-local address.
 _MAX_V6 = 5
+
+
+class Route(NamedTuple):
+    """Where packets for a network go."""
+
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network
+    via: Gateway | None
+    """The gateway; None where the network's hosts are neighbours."""
+
+    def __str__(self) -> str:
+        return str(self.network) if self.via is None else f"{self.network}>{self.via}"
 
 
 class _Named(NamedTuple):
@@ -35,23 +57,37 @@ def parse_interfaces(ip: str | Iterable[str], ip6: str | Iterable[str] = ()) -> 
     Raises ValueError for what is no address with an optional prefix length, for an
     address that no host can have, and for more addresses than the library has room for.
     """
-    found: list[Interface] = []
-    for name, value in (("ip", ip), ("ip6", ip6)):
-        for text in _items(_Named(name, value)):
-            try:
-                interface = ipaddress.ip_interface(text)
-            except ValueError:
-                raise ValueError(
-                    f"{name}={text!r}: expected an address with its prefix length, "
-                    "as 10.0.2.15/24 or fd00::2/64"
-                ) from None
-            _check_host(name, text, interface)
-            found.append(interface)
+    found = [
+        parse_address(text, name)
+        for name, value in (("ip", ip), ("ip6", ip6))
+        for text in _items(_Named(name, value))
+    ]
+    check_room(found)
+    return found
+
+
+def check_room(interfaces: Sequence[Interface]) -> None:
+    """Raise ValueError for more addresses than the library has room for."""
     for version, most in ((4, _MAX_V4), (6, _MAX_V6)):
-        count = sum(interface.version == version for interface in found)
+        count = sum(interface.version == version for interface in interfaces)
         if count > most:
             raise ValueError(f"{count} IPv{version} addresses: lwIP has room for {most}")
-    return found
+
+
+def parse_address(text: str, name: str = "ip") -> Interface:
+    """Return an address with its prefix length; `name` is the option that errors name.
+
+    Raises ValueError as `parse_interfaces` does.
+    """
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        raise ValueError(
+            f"{name}={text!r}: expected an address with its prefix length, "
+            "as 10.0.2.15/24 or fd00::2/64"
+        ) from None
+    _check_host(name, text, interface)
+    return interface
 
 
 def _check_host(name: str, text: str, interface: Interface) -> None:
@@ -84,6 +120,50 @@ def parse_gateways(gw: str | Iterable[str], interfaces: Sequence[Interface]) -> 
             listed = ", ".join(map(str, same)) or f"no IPv{address.version} address at all"
             raise ValueError(f"gw={text!r}: expected an address that the stack reaches ({listed})")
         found.append(address)
+    return found
+
+
+def parse_route(destination: str, via: str | None) -> Route:
+    """Return the route to ``"default"`` or a network with its prefix length.
+
+    Raises ValueError for what is neither, and for a gateway of the other family.
+    """
+    gateway: Gateway | None = None
+    if via is not None:
+        try:
+            gateway = ipaddress.ip_address(via)
+        except ValueError:
+            raise ValueError(f"via {via!r}: expected an address, as 10.0.2.2") from None
+        if gateway.is_unspecified or gateway.is_multicast or gateway.is_loopback:
+            raise ValueError(f"via {via!r}: expected the address of a neighbour")
+    if destination == "default":
+        destination = "::/0" if gateway is not None and gateway.version == 6 else "0.0.0.0/0"
+    try:
+        network = ipaddress.ip_network(destination)
+    except ValueError as exc:
+        raise ValueError(
+            f"route {destination!r}: expected default or a network, as 10.9.0.0/16 ({exc})"
+        ) from None
+    if gateway is not None and gateway.version != network.version:
+        raise ValueError(f"route {destination!r}: {gateway} is of the other address family")
+    return Route(network, gateway)
+
+
+def parse_routes(route: str | Iterable[str]) -> list[Route]:
+    """Return what the option `route` lists: ``NETWORK>GATEWAY``, or ``NETWORK`` alone.
+
+    Raises ValueError as `parse_route` does, and for a network that is there twice.
+    """
+    found: list[Route] = []
+    for text in _items(_Named("route", route)):
+        destination, arrow, via = (part.strip() for part in text.partition(">"))
+        try:
+            parsed = parse_route(destination, via if arrow else None)
+        except ValueError as exc:
+            raise ValueError(f"route={text!r}: {exc}") from None
+        if any(parsed.network == other.network for other in found):
+            raise ValueError(f"route={text!r}: there is a route to {parsed.network} already")
+        found.append(parsed)
     return found
 
 

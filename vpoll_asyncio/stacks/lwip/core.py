@@ -22,7 +22,7 @@ from ...sockets import UserSocket
 from ...sockhooks import Data
 from ...vpoll import VPoll
 from .addresses import from_native, raise_errno, to_native
-from .config import Gateway, Interface
+from .config import Gateway, Interface, Route
 from .driver import LoopDriver
 from .masks import Reader, Stream, calls_of, masks_of
 
@@ -106,20 +106,47 @@ class Core:
                 "reinstall the Debian packages liblwip0 and liblwip-dev together",
             )
 
-    def configure(self, interfaces: Sequence[Interface], gateways: Sequence[Gateway]) -> None:
-        """Give the interface its addresses and routes.  Raises OSError."""
-        for interface in interfaces:
-            self._configure("vp_add_address", interface.ip, interface.network.prefixlen)
-        for gateway in gateways:
-            self._configure("vp_set_gateway", gateway)
+    def add_address(self, interface: Interface) -> None:
+        """Give the interface an address.  Raises OSError: EEXIST, ENOSPC, ENETDOWN."""
+        result = self._lib.vp_add_address(
+            self._native_ip(interface.ip), interface.network.prefixlen
+        )
+        self._configured(result, interface)
 
-    def _configure(self, function: str, address: Gateway, *rest: int) -> None:
-        native_address = self._ffi.new("struct vp_addr *")
-        native_address.family = address.version
-        self._ffi.memmove(native_address.ip, address.packed, len(address.packed))
-        result = getattr(self._lib, function)(native_address, *rest)
+    def del_address(self, address: Gateway) -> None:
+        """Take an address away.  Raises OSError: EADDRNOTAVAIL, ENETDOWN."""
+        self._configured(self._lib.vp_del_address(self._native_ip(address)), address)
+
+    def add_route(self, route: Route) -> None:
+        """Add a route.  Raises OSError: EEXIST, ENETUNREACH, ENETDOWN."""
+        self._route("vp_add_route", route)
+
+    def del_route(self, route: Route) -> None:
+        """Remove a route.  Raises OSError: ESRCH, ENETDOWN."""
+        self._route("vp_del_route", route)
+
+    def _route(self, function: str, route: Route) -> None:
+        network = self._native_ip(route.network.network_address)
+        result = getattr(self._lib, function)(
+            network, route.network.prefixlen, self._native_ip(route.via)
+        )
+        self._configured(result, route)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the most bytes of an IP packet.  Raises OSError (ENETDOWN)."""
+        self._configured(self._lib.vp_set_mtu(mtu), f"mtu {mtu}")
+
+    def _native_ip(self, address: Gateway | None) -> Any:
+        native = self._ffi.new("struct vp_addr *")
+        if address is not None:
+            native.family = address.version
+            self._ffi.memmove(native.ip, address.packed, len(address.packed))
+        return native
+
+    def _configured(self, result: int, what: object) -> None:
+        self.settle()
         if result < 0:
-            raise OSError(-result, f"{address}: {os.strerror(-result)}")
+            raise OSError(-result, f"{what}: {os.strerror(-result)}")
 
     def counters(self) -> dict[str, int]:
         """Return the C side's counters by name."""

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Iterable
 from typing import ClassVar, Final
@@ -15,7 +16,15 @@ from ...links import open_link
 from ...links.base import Link
 from ...vpoll import VPoll
 from ..base import Stack
-from .config import parse_gateways, parse_interfaces, parse_mac
+from .config import (
+    check_room,
+    parse_address,
+    parse_gateways,
+    parse_interfaces,
+    parse_mac,
+    parse_route,
+    parse_routes,
+)
 from .core import Core
 from .driver import BlockingDriver, LoopDriver
 from .forks import close_in_children, leave_children_alone
@@ -41,6 +50,8 @@ class LwipStack(Stack):
     ip -- addresses with prefix length: one or several, of either family
     ip6 -- further IPv6 addresses
     gw -- default gateway; one for each family
+    route -- further routes: ``"10.9.0.0/16>10.0.2.7"``, or without ``>`` a network whose
+        hosts are neighbours
     mac -- hardware address on Ethernet; by default what the link prescribes, else random
     mtu -- most bytes of an IP packet; by default the link's
 
@@ -68,24 +79,18 @@ class LwipStack(Stack):
         ip: str | Iterable[str] = (),
         ip6: str | Iterable[str] = (),
         gw: str | Iterable[str] = (),
+        route: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
     ) -> None:
         self._closed = True
         if (vnl is None) == (link is None):
             raise ValueError("a stack needs a network: give either vnl=LOCATOR or link=LINK")
+        self._configuring = threading.Lock()
         self._interfaces = parse_interfaces(ip, ip6)
         gateways = parse_gateways(gw, self._interfaces)
-        # The first interface is the default one, where lwIP looks for IPv6 as well.
-        self._interfaces.sort(
-            key=lambda interface: (
-                not any(
-                    gateway in interface.network
-                    for gateway in gateways
-                    if gateway.version == interface.version
-                )
-            )
-        )
+        routes = [parse_route("default", str(gateway)) for gateway in gateways]
+        routes += parse_routes(route)
         if mac is None and link is not None:
             mac = link.address
         hardware = parse_mac(mac)
@@ -114,8 +119,10 @@ class LwipStack(Stack):
         self.core.watchers = (self._blocking,)
         self._closed = False
         try:
-            self.core.configure(self._interfaces, gateways)
-            self.core.settle()
+            for interface in self._interfaces:
+                self.core.add_address(interface)
+            for one in routes:
+                self.core.add_route(one)
         except BaseException:
             self.close()
             raise
@@ -130,7 +137,63 @@ class LwipStack(Stack):
 
     @property
     def addresses(self) -> list[str]:
-        return [str(interface) for interface in self._interfaces]
+        return [str(interface) for interface in tuple(self._interfaces)]
+
+    # What `ip address` and `ip route` do, while the stack works.
+
+    def add_address(self, address: str) -> None:
+        """Give the stack a further address, ``"10.0.2.15/24"``, which is used at once.
+
+        Raises ValueError for what is no host's address with its prefix length and where
+        the library has no room for more; OSError: EEXIST when the stack has it, ENETDOWN
+        when it is closed.
+        """
+        interface = parse_address(address, "address")
+        with self._configuring:
+            check_room([*self._interfaces, interface])
+            self.core.add_address(interface)
+            self._interfaces.append(interface)
+
+    def del_address(self, address: str) -> None:
+        """Take an address away; a prefix length in it does not matter.
+
+        Connections from it end with ETIMEDOUT at once, which the kernel's would only after
+        a quarter of an hour.  Routes through its network go with it.  Raises ValueError
+        for what is no address, OSError: EADDRNOTAVAIL when the stack does not have it, ENETDOWN
+        when it is closed.
+        """
+        found = parse_address(address, "address").ip
+        with self._configuring:
+            self.core.del_address(found)
+            self._interfaces[:] = [other for other in self._interfaces if other.ip != found]
+
+    def add_route(self, destination: str, via: str | None = None) -> None:
+        """Send packets for a network, or for ``"default"``, through the neighbour `via`.
+
+        Without `via` the network's hosts are neighbours themselves.  Of several routes the
+        one with the longest prefix counts.  Raises ValueError for what is no network or
+        no gateway for it; OSError: EEXIST when there is a route to the same network,
+        ENETUNREACH when `via` is no neighbour, ENETDOWN when the stack is closed.
+        """
+        self.core.add_route(parse_route(destination, via))
+
+    def del_route(self, destination: str, via: str | None = None) -> None:
+        """Remove a route; ``"default"`` without `via` is IPv4's.
+
+        Raises ValueError as `add_route` does; OSError: ESRCH when there is none like it,
+        ENETDOWN when the stack is closed.
+        """
+        self.core.del_route(parse_route(destination, via))
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the most bytes of an IP packet that is sent; connections keep what they have.
+
+        Raises ValueError for less than 576 and for more than the link carries, OSError
+        (ENETDOWN) when the stack is closed.
+        """
+        checked = _checked_mtu(mtu, self._link)
+        self.core.set_mtu(checked)
+        self.mtu = checked
 
     @property
     def link(self) -> Link:
