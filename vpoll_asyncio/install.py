@@ -2,8 +2,9 @@
 
 Unmodified programs make their sockets with ``socket.socket()`` and resolve names with
 ``socket.getaddrinfo()``.  Under `install` these ask `current_stack` each time: for
-AF_INET and AF_INET6 the current stack answers, everything else and everything where
-that is the host's goes to the kernel as before.
+the address families that it claims (`Stack.claims`: AF_INET and AF_INET6, of some
+stacks more) the current stack answers, everything else and everything where that is
+the host's goes to the kernel as before.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Any, Final
 
 from .stacks.base import AddrInfo, Stack
 from .stacks.current import current_stack
+from .stacks.host import is_host
 
 __all__ = ["install", "installed"]
 
 _KernelSocket = socket.socket
-_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class _DispatchType(type):
@@ -44,7 +45,7 @@ class _DispatchType(type):
         if fileno is None and not unknown:
             wanted = socket.AF_INET if family == -1 else family
             stack = current_stack()
-            if not stack.kernel and wanted in _INTERNET:
+            if not is_host(stack) and stack.claims(wanted):
                 kind = socket.SOCK_STREAM if type == -1 else type
                 return stack.socket(wanted, kind, 0 if proto == -1 else proto)
         return _KernelSocket(family, type, proto, fileno, **unknown)
@@ -70,9 +71,9 @@ _DispatchSocket.__qualname__ = "socket"
 _DispatchSocket.__module__ = "socket"
 
 
-def _user_stack() -> Stack | None:
+def _other_stack() -> Stack | None:
     stack = current_stack()
-    return None if stack.kernel else stack
+    return None if is_host(stack) else stack
 
 
 _kernel: Final[dict[str, Callable[..., Any]]] = {
@@ -95,7 +96,7 @@ def _getaddrinfo(
     proto: int = 0,
     flags: int = 0,
 ) -> list[AddrInfo]:
-    stack = _user_stack()
+    stack = _other_stack()
     if stack is None:
         found: list[AddrInfo] = _kernel["getaddrinfo"](host, port, family, type, proto, flags)
         return found
@@ -103,7 +104,7 @@ def _getaddrinfo(
 
 
 def _getnameinfo(sockaddr: tuple[Any, ...], flags: int) -> tuple[str, str]:
-    stack = _user_stack()
+    stack = _other_stack()
     if stack is None:
         found: tuple[str, str] = _kernel["getnameinfo"](sockaddr, flags)
         return found
@@ -116,14 +117,14 @@ def _addresses(stack: Stack, host: str) -> list[str]:
 
 
 def _gethostbyname(host: str) -> str:
-    stack = _user_stack()
+    stack = _other_stack()
     if stack is None:
         return str(_kernel["gethostbyname"](host))
     return _addresses(stack, host)[0]
 
 
 def _gethostbyname_ex(host: str) -> tuple[str, list[str], list[str]]:
-    stack = _user_stack()
+    stack = _other_stack()
     if stack is None:
         found: tuple[str, list[str], list[str]] = _kernel["gethostbyname_ex"](host)
         return found
@@ -131,7 +132,7 @@ def _gethostbyname_ex(host: str) -> tuple[str, list[str], list[str]]:
 
 
 def _gethostbyaddr(host: str) -> tuple[str, list[str], list[str]]:
-    stack = _user_stack()
+    stack = _other_stack()
     if stack is None:
         found: tuple[str, list[str], list[str]] = _kernel["gethostbyaddr"](host)
         return found

@@ -19,6 +19,8 @@ from .relay import is_uvloop
 from .sockets import UserSocket
 from .stacks.base import Stack
 from .stacks.current import current_stack
+from .stacks.host import is_host
+from .stacks.kernelsocket import stack_of_socket
 
 __all__ = [
     "create_connection",
@@ -65,15 +67,16 @@ _LIMIT: Final = 2**16
 
 
 def _stack_for(stack: Stack | None, sock: socket.socket | None) -> Stack | None:
-    """Return the user stack that a call is for, None when the loop itself is to do it."""
+    """Return the stack that a call is for, None when the loop itself is to do it."""
     if sock is not None:
-        own = sock.stack if isinstance(sock, UserSocket) else None
-        fits = stack is None or stack is own or (own is None and stack.kernel)
+        user = isinstance(sock, UserSocket)
+        own = sock.stack if isinstance(sock, UserSocket) else stack_of_socket(sock)
+        fits = stack is None or stack is own or (own is None and is_host(stack))
         if not fits:
             raise ValueError(f"sock= is not a socket of the stack that stack= names: {sock!r}")
-        return own
+        return own if user else None
     chosen = current_stack(stack)
-    return None if chosen.kernel else chosen
+    return None if is_host(chosen) else chosen
 
 
 @contextlib.contextmanager
@@ -138,6 +141,10 @@ async def create_server(
                 protocol_factory, host, port, sock=sock, **options
             )
         return server
+    if user.kernel:
+        return await transports.create_kernel_server(
+            loop, protocol_factory, host, port, stack=user, **options
+        )
     return await transports.create_server(
         loop, protocol_factory, host, port, stack=user, sock=sock, **options
     )

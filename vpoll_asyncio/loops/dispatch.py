@@ -21,7 +21,8 @@ from ..selector import vpoll_of
 from ..sockets import UserSocket
 from ..stacks.base import Stack
 from ..stacks.current import current_stack
-from ..stacks.host import host_stack
+from ..stacks.host import host_stack, is_host
+from ..stacks.kernelsocket import stack_of_socket
 from ..transports import sockops
 from ..vpoll import VPoll
 from .pollers import Pollers
@@ -214,14 +215,13 @@ class DispatchMixin(_Base):
     # Connections, servers, names: the stack's or the kernel's.
 
     def _stack_of(self, sock: Any, family: int = 0) -> Stack | None:
-        """Return the user stack that a call is for, None when it is the kernel's."""
+        """Return the stack that a call is for, None when the loop itself carries it out."""
         if isinstance(sock, UserSocket):
-            stack = sock.stack
-        elif sock is not None or family == socket.AF_UNIX:
+            return sock.stack
+        if sock is not None or family == socket.AF_UNIX:
             return None
-        else:
-            stack = current_stack()
-        return None if stack.kernel else stack
+        stack = current_stack()
+        return None if is_host(stack) else stack
 
     async def create_connection(  # type: ignore[override]
         self,
@@ -255,6 +255,10 @@ class DispatchMixin(_Base):
         stack = self._stack_of(sock)
         if stack is None:
             return await super().create_server(protocol_factory, host, port, sock=sock, **options)
+        if stack.kernel:
+            return await transports.create_kernel_server(
+                self, protocol_factory, host, port, stack=stack, **options
+            )
         return await transports.create_server(
             self, protocol_factory, host, port, stack=stack, sock=sock, **options
         )
@@ -333,7 +337,7 @@ class DispatchMixin(_Base):
     ) -> Any:
         """Resolve by the current stack, the kernel's in an executor."""
         stack = current_stack()
-        if not stack.kernel:
+        if not is_host(stack):
             return stack.getaddrinfo(host, port, family, type, proto, flags)
         return await self.kernel_getaddrinfo(host, port, family, type, proto, flags)
 
@@ -348,7 +352,7 @@ class DispatchMixin(_Base):
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """Name an address by the current stack."""
         stack = current_stack()
-        if not stack.kernel:
+        if not is_host(stack):
             return stack.getnameinfo(sockaddr, flags)
         return await self.kernel_getnameinfo(sockaddr, flags)
 
@@ -403,8 +407,21 @@ class DispatchMixin(_Base):
         if isinstance(sock, UserSocket):
             await sockops.sock_connect(self, sock, address)
             return
+        stack = stack_of_socket(sock)
+        if stack is not None:
+            address = await self._numeric(stack, sock, address)
         with host_stack().activate():
             await super().sock_connect(sock, address)
+
+    async def _numeric(self, stack: Stack, sock: socket.socket, address: Any) -> Any:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple):
+            return address
+        with stack.activate():
+            found = await self.getaddrinfo(
+                *address[:2], family=sock.family, type=sock.type, proto=sock.proto
+            )
+        # Flow information and scope id are the caller's.
+        return (*found[0][4][:2], *(address[2:] or found[0][4][2:]))
 
     def sock_accept(self, sock: socket.socket) -> Coroutine[Any, Any, tuple[socket.socket, Any]]:
         """Accept a connection; return (socket, peer)."""

@@ -18,6 +18,7 @@ _OWN: Final = {
     "memory": "vpoll_asyncio.stacks.memory:MemoryStack",
     "host": "vpoll_asyncio.stacks.host:HostStack",
     "lwip": "vpoll_asyncio.stacks.lwip:LwipStack",
+    "null": "vpoll_asyncio.stacks.null:NullStack",
 }
 
 

@@ -21,6 +21,7 @@ from ..vpoll import VPoll
 __all__ = ["AddrInfo", "Stack", "StackInfo", "activated"]
 
 _ADDRCONFIG: Final = int(socket.AI_ADDRCONFIG)
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 # Taken before anybody replaces them: a stack's parsing never depends on another stack.
 _kernel_getaddrinfo = socket.getaddrinfo
@@ -53,7 +54,7 @@ class Stack(abc.ABC):
     """The name under which `open_stack` finds it."""
 
     kernel: ClassVar[bool] = False
-    """Whether its sockets are the kernel's own and need no transports of ours."""
+    """Whether its sockets are the kernel's own: loops then carry them with transports of theirs."""
 
     @classmethod
     def missing(cls) -> str:
@@ -63,6 +64,18 @@ class Stack(abc.ABC):
     @abc.abstractmethod
     def supported_domain(self, family: int) -> bool:
         """Return whether `socket` makes sockets of the address family `family`."""
+
+    def claims(self, family: int) -> bool:
+        """Return whether, under `install`, this stack is asked for sockets of `family`.
+
+        What it does not claim goes to the kernel.  By default it claims AF_INET and
+        AF_INET6, whether or not it has them.
+        """
+        return family in _INTERNET
+
+    def resolves(self, family: int) -> bool:
+        """Return whether `getaddrinfo` answers with addresses of `family`."""
+        return self.supported_domain(family)
 
     @abc.abstractmethod
     def socket(
@@ -112,7 +125,7 @@ class Stack(abc.ABC):
         # The stack's own addresses decide, not those that this machine has.
         flags &= ~_ADDRCONFIG
         plain = numeric_answer(host, port, family, type, proto, flags)
-        if plain is not None and self.supported_domain(plain[0]):
+        if plain is not None and self.resolves(plain[0]):
             return [plain]
         answers: list[AddrInfo]
         try:
@@ -123,7 +136,7 @@ class Stack(abc.ABC):
             answers = []
             for address in self._lookup(host, family):
                 answers += self._numeric(address, port, 0, type, proto, flags)
-        answers = [answer for answer in answers if self.supported_domain(answer[0])]
+        answers = [answer for answer in answers if self.resolves(answer[0])]
         if family:
             answers = [answer for answer in answers if answer[0] == family]
         if not answers:

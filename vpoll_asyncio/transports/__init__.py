@@ -8,7 +8,7 @@ given as the first argument; `sockops` has the ``sock_*`` methods.
 from .alive import attach, release
 from .connect import connect_accepted_socket, create_connection
 from .datagram import DatagramTransport, create_datagram_endpoint
-from .listen import create_server
+from .listen import create_kernel_server, create_server
 from .server import Server
 from .stream import StreamTransport
 from .tls import sendfile, start_tls
@@ -23,6 +23,7 @@ __all__ = [
     "connect_accepted_socket",
     "create_connection",
     "create_datagram_endpoint",
+    "create_kernel_server",
     "create_server",
     "release",
     "sendfile",

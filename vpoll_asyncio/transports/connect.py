@@ -14,11 +14,11 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, TypeVar
 
 from ..events import ERR, HUP, OUT
-from ..sockets import UserSocket
 from ..stacks.base import AddrInfo, Stack
 from .alive import attach
 from .base import logger
 from .errors import user_socket
+from .kernel import carry_connection
 from .sockops import finish_connect
 from .stream import StreamTransport
 from .tls import check_ssl_arguments, make_stream
@@ -63,7 +63,7 @@ def _interleave(infos: Sequence[AddrInfo], first: int) -> list[AddrInfo]:
     return head + [info for infos in rounds for info in infos if info is not None]
 
 
-def _bind_local(sock: UserSocket, infos: Sequence[AddrInfo], errors: list[OSError]) -> None:
+def _bind_local(sock: socket.socket, infos: Sequence[AddrInfo], errors: list[OSError]) -> None:
     """Bind `sock` to the first of `infos` that works; collect the errors of others."""
     failed = []
     for family, _, _, _, address in infos:
@@ -91,17 +91,21 @@ async def _connect_one(
     errors: list[list[OSError]],
     info: AddrInfo,
     local_infos: Sequence[AddrInfo] | None,
-) -> UserSocket:
+) -> socket.socket:
     """Return a socket connected to the address of `info`; append to `errors` and raise."""
     own: list[OSError] = []
     errors.append(own)
     family, kind, proto, _, address = info
-    sock: UserSocket | None = None
+    sock: socket.socket | None = None
     try:
-        sock = user_socket(stack.socket(family, kind, proto))
+        sock = stack.socket(family, kind, proto)
         sock.setblocking(False)
         if local_infos is not None:
             _bind_local(sock, local_infos, own)
+        if stack.kernel:
+            await loop.sock_connect(sock, address)
+            return sock
+        sock = user_socket(sock)
         # The stack's own answer is numeric, and an IPv4 one as sockets take it.
         target: Any = address
         if family != _INET:
@@ -138,7 +142,7 @@ async def _connect(
     local_infos: list[AddrInfo] | None,
     delay: float | None,
     all_errors: bool,
-) -> UserSocket:
+) -> socket.socket:
     """Return a socket connected to the first of `infos` that answers."""
     if delay is None and local_infos is None and len(infos) == 1:
         # One attempt, one error.
@@ -160,7 +164,7 @@ async def _connect(
             functools.partial(_connect_one, loop, stack, errors, info, local_infos)
             for info in infos
         ]
-        won: UserSocket | None
+        won: socket.socket | None
         won, _, _ = await staggered.staggered_race(attempts, delay, loop=loop)
         if won is not None:
             return won
@@ -231,9 +235,18 @@ async def create_connection(
         if interleave:
             infos = _interleave(infos, interleave)
         attach(loop, stack)
-        connected = await _connect(
-            loop, stack, infos, local_infos, happy_eyeballs_delay, all_errors
-        )
+        made = await _connect(loop, stack, infos, local_infos, happy_eyeballs_delay, all_errors)
+        if stack.kernel:
+            return await carry_connection(
+                loop,
+                protocol_factory,
+                made,
+                ssl=ssl,
+                server_hostname=server_hostname if ssl else None,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
+        connected = user_socket(made)
     else:
         if sock is None:
             raise ValueError("host and port was not specified and no sock specified")

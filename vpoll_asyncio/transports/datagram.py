@@ -16,6 +16,7 @@ from .alive import attach
 from .base import SocketTransport, logger
 from .connect import resolve
 from .errors import RETRY, stack_down, user_socket
+from .kernel import carry_endpoint
 from .sockops import set_reuse_port, sock_connect
 
 __all__ = ["DatagramTransport", "create_datagram_endpoint"]
@@ -212,19 +213,22 @@ async def _endpoint_socket(
     pair: tuple[int, int, Any, Any],
     reuse_port: bool | None,
     allow_broadcast: bool | None,
-) -> UserSocket:
+) -> socket.socket:
     family, proto, local, remote = pair
-    sock = user_socket(stack.socket(family, socket.SOCK_DGRAM, proto))
+    sock = stack.socket(family, socket.SOCK_DGRAM, proto)
     try:
         sock.setblocking(False)
         if reuse_port:
-            set_reuse_port(sock)
+            set_reuse_port(sock, stack)
         if allow_broadcast:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         if local is not None:
             sock.bind(local)
         if remote is not None and not allow_broadcast:
-            await sock_connect(loop, sock, remote)
+            if stack.kernel:
+                await loop.sock_connect(sock, remote)
+            else:
+                await sock_connect(loop, user_socket(sock), remote)
     except BaseException:
         sock.close()
         raise
@@ -244,7 +248,7 @@ async def create_datagram_endpoint(
     reuse_port: bool | None = None,
     allow_broadcast: bool | None = None,
     sock: socket.socket | None = None,
-) -> tuple[DatagramTransport, _Protocol]:
+) -> tuple[asyncio.DatagramTransport, _Protocol]:
     """Make a datagram socket on `stack`, or use `sock`; return (transport, protocol).
 
     As `asyncio.loop.create_datagram_endpoint`.  Raises OSError (EADDRINUSE …),
@@ -283,7 +287,7 @@ async def create_datagram_endpoint(
         first: OSError | None = None
         for pair in pairs:
             try:
-                endpoint = await _endpoint_socket(loop, stack, pair, reuse_port, allow_broadcast)
+                made = await _endpoint_socket(loop, stack, pair, reuse_port, allow_broadcast)
                 remote = pair[3]
                 break
             except OSError as exc:
@@ -291,6 +295,10 @@ async def create_datagram_endpoint(
         else:
             assert first is not None
             raise first
+        if stack.kernel:
+            default = remote if allow_broadcast else None
+            return await carry_endpoint(loop, protocol_factory, made, default)
+        endpoint = user_socket(made)
     try:
         protocol = protocol_factory()
     except BaseException:

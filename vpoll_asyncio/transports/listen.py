@@ -9,20 +9,20 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..sockets import UserSocket
 from ..stacks.base import AddrInfo, Stack
 from .alive import attach
 from .base import logger
 from .connect import resolve
 from .errors import user_socket
+from .kernel import serve
 from .server import Server
 from .sockops import set_reuse_port
 from .tls import check_ssl_arguments
 
-__all__ = ["create_server"]
+__all__ = ["create_kernel_server", "create_server"]
 
 
-def _set_if_known(sock: UserSocket, level: int, option: int) -> None:
+def _set_if_known(sock: socket.socket, level: int, option: int) -> None:
     """Set an option that only matters on stacks that have it."""
     try:
         sock.setsockopt(level, option, 1)
@@ -37,10 +37,10 @@ def _bound_socket(
     reuse_address: bool | None,
     reuse_port: bool | None,
     keep_alive: bool | None,
-) -> UserSocket:
+) -> socket.socket:
     """Return a socket bound as `info` says.  Raises OSError."""
     family, kind, proto, _, address = info
-    sock = user_socket(stack.socket(family, kind, proto))
+    sock = stack.socket(family, kind, proto)
     try:
         sock.setblocking(False)
         if reuse_address:
@@ -48,7 +48,7 @@ def _bound_socket(
         elif reuse_address is None:
             _set_if_known(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR)
         if reuse_port:
-            set_reuse_port(sock)
+            set_reuse_port(sock, stack)
         if keep_alive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if family == socket.AF_INET6:
@@ -63,8 +63,8 @@ def _bound_socket(
 
 def _bound_sockets(
     stack: Stack, infos: Sequence[AddrInfo], debug: bool, **options: bool | None
-) -> list[UserSocket]:
-    sockets: list[UserSocket] = []
+) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
     try:
         for info in infos:
             try:
@@ -88,6 +88,70 @@ def _bound_sockets(
             sock.close()
         raise
     return sockets
+
+
+def _listening_sockets(
+    loop: asyncio.AbstractEventLoop,
+    stack: Stack,
+    host: Any,
+    port: int | str | None,
+    family: int,
+    flags: int,
+    reuse_address: bool | None,
+    reuse_port: bool | None,
+    keep_alive: bool | None,
+) -> list[socket.socket]:
+    """Return a bound socket for each address that `create_server`'s arguments mean."""
+    hosts: list[Any]
+    if host == "":
+        hosts = [None]
+    elif host is None or isinstance(host, (str, bytes)):
+        hosts = [host]
+    else:
+        hosts = list(host)
+    answers = [
+        info
+        for name in hosts
+        for info in resolve(stack, (name, port), family, socket.SOCK_STREAM, flags=flags)
+    ]
+    attach(loop, stack)
+    return _bound_sockets(
+        stack,
+        list(dict.fromkeys(answers)),
+        loop.get_debug(),
+        reuse_address=reuse_address,
+        reuse_port=reuse_port,
+        keep_alive=keep_alive,
+    )
+
+
+async def create_kernel_server(
+    loop: asyncio.AbstractEventLoop,
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    host: str | bytes | Iterable[str | bytes | None] | None = None,
+    port: int | str | None = None,
+    *,
+    stack: Stack,
+    family: int = socket.AF_UNSPEC,
+    flags: int = socket.AI_PASSIVE,
+    reuse_address: bool | None = None,
+    reuse_port: bool | None = None,
+    keep_alive: bool | None = None,
+    **options: Any,
+) -> asyncio.AbstractServer:
+    """Listen on `stack`, whose sockets are the kernel's; return the loop's own server.
+
+    For several addresses it is a `ServerGroup`.  Arguments and errors are those of
+    `create_server`.
+    """
+    if host is None and port is None:
+        raise ValueError("Neither host/port nor sock were specified")
+    if isinstance(options.get("ssl"), bool):
+        raise TypeError("ssl argument must be an SSLContext or None")
+    sockets = _listening_sockets(
+        loop, stack, host, port, family, flags, reuse_address, reuse_port, keep_alive
+    )
+    return await serve(loop, protocol_factory, sockets, stack, **options)
 
 
 async def create_server(
@@ -129,27 +193,12 @@ async def create_server(
             raise ValueError("host/port and sock can not be specified at the same time")
         if stack is None:
             raise ValueError("a host needs a stack to listen on: give stack=")
-        hosts: list[Any]
-        if host == "":
-            hosts = [None]
-        elif host is None or isinstance(host, (str, bytes)):
-            hosts = [host]
-        else:
-            hosts = list(host)
-        answers = [
-            info
-            for name in hosts
-            for info in resolve(stack, (name, port), family, socket.SOCK_STREAM, flags=flags)
+        sockets = [
+            user_socket(sock)
+            for sock in _listening_sockets(
+                loop, stack, host, port, family, flags, reuse_address, reuse_port, keep_alive
+            )
         ]
-        attach(loop, stack)
-        sockets = _bound_sockets(
-            stack,
-            list(dict.fromkeys(answers)),
-            loop.get_debug(),
-            reuse_address=reuse_address,
-            reuse_port=reuse_port,
-            keep_alive=keep_alive,
-        )
     else:
         if sock is None:
             raise ValueError("Neither host/port nor sock were specified")

@@ -17,6 +17,7 @@ from typing import IO, Any, Final, TypeVar
 
 from ..events import ERR, HUP, IN, OUT, RDHUP
 from ..sockets import UserSocket
+from ..stacks.base import Stack
 from ..watch import Watch
 from .alive import attach, drop, hold
 from .errors import RETRY, closed_error, pending_error
@@ -51,7 +52,7 @@ def _check(loop: asyncio.AbstractEventLoop, sock: UserSocket) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
-def set_reuse_port(sock: UserSocket) -> None:
+def set_reuse_port(sock: socket.socket, stack: Stack) -> None:
     """Set SO_REUSEPORT.  Raises ValueError, as asyncio does, where there is no such option."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -59,7 +60,7 @@ def set_reuse_port(sock: UserSocket) -> None:
         if exc.errno not in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):
             raise
         raise ValueError(
-            f"reuse_port is not supported by the {sock.stack.name} stack: leave it out"
+            f"reuse_port is not supported by the {stack.name} stack: leave it out"
         ) from exc
 
 
