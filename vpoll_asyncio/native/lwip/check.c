@@ -36,6 +36,12 @@ static int tcp_options_ok(const u8_t *tcp, size_t header)
     return 1;
 }
 
+/* RFC 4861, section 4: solicitations, advertisements, redirects. */
+static int is_discovery(unsigned type)
+{
+    return type >= 133 && type <= 137;
+}
+
 /* `whole`: no fragment, so lengths inside can be compared with what is here. */
 static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len, int whole,
                                     const ip_addr_t *src, const ip_addr_t *dest)
@@ -48,15 +54,18 @@ static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len
         header = (size_t)(p[12] >> 4) * 4;
         if (header < 20 || header > len || !tcp_options_ok(p, header))
             return MALFORMED;
+        if ((!whole || len - header + ((p[13] & 0x03) != 0) == 1)
+            && stream_is_opposite(get16(p + 4) << 16 | get16(p + 6), src, (u16_t)get16(p), dest,
+                                  (u16_t)get16(p + 2)))
+            return MALFORMED;
         return stream_keeps_out(p[13] & 0x3f, get16(p + 4) << 16 | get16(p + 6), src,
                                 (u16_t)get16(p), dest, (u16_t)get16(p + 2))
                    ? BACKLOG : PASS;
     }
     case 17:
-    case 136:
         if (len < 8)
             return MALFORMED;
-        if (protocol == 17 && whole && (get16(p + 4) < 8 || get16(p + 4) > len))
+        if (whole && (get16(p + 4) < 8 || get16(p + 4) > len))
             return MALFORMED;
         return PASS;
     case 1:
@@ -68,6 +77,19 @@ static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len
          * worth lwIP cuts fragments for ever. */
         if (p[0] == 2 && ((get16(p + 4) << 16) | get16(p + 6)) < 1280)
             return MALFORMED;
+        /* RFC 6980, section 5. */
+        if (!whole && is_discovery(p[0]))
+            return FOREIGN;
+        /* RFC 4862, section 5.4: an address that passed the detection of duplicates stays.
+         * lwIP would give up any that a neighbour advertises. */
+        if (p[0] == 136 && len >= 24) {
+            ip_addr_t target;
+            memset(&target, 0, sizeof target);
+            IP_SET_TYPE_VAL(target, IPADDR_TYPE_V6);
+            memcpy(ip_2_ip6(&target)->addr, p + 8, 16);
+            if (nets_own_address(&target))
+                return MARTIAN;
+        }
         return PASS;
     case 2:
         return len < 8 ? MALFORMED : PASS;
@@ -102,6 +124,10 @@ static enum verdict check_v4(const u8_t *p, size_t len, int from_outside)
         if ((p[16] & 0xf0) != 0xe0 && !nets_own_address(&dest) && !nets_is_broadcast(&dest))
             return FOREIGN;
     }
+    /* UDP-Lite, which nobody here speaks: a length of its own that is not the packet's
+     * fails an assertion. */
+    if (p[9] == 136)
+        return FOREIGN;
     more = p[6] & 0x20;
     offset = (get16(p + 6) & 0x1fffu) * 8;
     if (more || offset) {

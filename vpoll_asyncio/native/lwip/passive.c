@@ -198,18 +198,33 @@ static int same_host(const ip_addr_t *a, const ip_addr_t *b)
     return IP_IS_V6(a) ? ip6_addr_cmp_zoneless(ip_2_ip6(a), ip_2_ip6(b)) : ip_addr_cmp(a, b);
 }
 
+static struct tcp_pcb *find(struct tcp_pcb *pcb, const ip_addr_t *src, u16_t src_port,
+                            const ip_addr_t *dest, u16_t dest_port)
+{
+    while (pcb != NULL
+           && (pcb->remote_port != src_port || pcb->local_port != dest_port
+               || !same_host(&pcb->remote_ip, src) || !same_host(&pcb->local_ip, dest)))
+        pcb = pcb->next;
+    return pcb;
+}
+
+/* Whether a segment is as far from what a connection waits for as sequence numbers can
+ * be.  lwIP takes one of length 1 there for one that it waits for, and aborts. */
+int stream_is_opposite(u32_t seqno, const ip_addr_t *src, u16_t src_port, const ip_addr_t *dest,
+                       u16_t dest_port)
+{
+    const struct tcp_pcb *pcb = find(tcp_active_pcbs, src, src_port, dest, dest_port);
+    return pcb != NULL && pcb->rcv_nxt - seqno == (u32_t)1 << 31;
+}
+
 static int completion_kept_out(const ip_addr_t *src, u16_t src_port, const ip_addr_t *dest,
                                u16_t dest_port)
 {
-    for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
-        const struct sock *s;
-        if (pcb->remote_port != src_port || pcb->local_port != dest_port
-            || !same_host(&pcb->remote_ip, src) || !same_host(&pcb->local_ip, dest))
-            continue;
-        s = pcb->state == SYN_RCVD && pcb->listener != NULL ? pcb->listener->callback_arg : NULL;
-        return s != NULL && queue_full(s);
-    }
-    return 0;
+    const struct tcp_pcb *pcb = find(tcp_active_pcbs, src, src_port, dest, dest_port);
+    const struct sock *s = NULL;
+    if (pcb != NULL && pcb->state == SYN_RCVD && pcb->listener != NULL)
+        s = pcb->listener->callback_arg;
+    return s != NULL && queue_full(s);
 }
 
 static int any_queue_full(void)
@@ -226,14 +241,10 @@ static int any_queue_full(void)
 static void recycle_time_wait(unsigned flags, u32_t seqno, const ip_addr_t *src, u16_t src_port,
                               const ip_addr_t *dest, u16_t dest_port)
 {
-    for (struct tcp_pcb *pcb = tcp_tw_pcbs; pcb != NULL; pcb = pcb->next) {
-        if (pcb->remote_port != src_port || pcb->local_port != dest_port
-            || !same_host(&pcb->remote_ip, src) || !same_host(&pcb->local_ip, dest))
-            continue;
-        if (flags & TCP_RST ? seqno == pcb->rcv_nxt : TCP_SEQ_GT(seqno, pcb->rcv_nxt))
-            tcp_abort(pcb);
-        return;
-    }
+    struct tcp_pcb *pcb = find(tcp_tw_pcbs, src, src_port, dest, dest_port);
+    if (pcb != NULL
+        && (flags & TCP_RST ? seqno == pcb->rcv_nxt : TCP_SEQ_GT(seqno, pcb->rcv_nxt)))
+        tcp_abort(pcb);
 }
 
 /* tcp_twsk_unique(): inside the host, who has the port may connect again at once. */

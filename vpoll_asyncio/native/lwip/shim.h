@@ -178,6 +178,8 @@ int stream_bind(struct sock *s, const ip_addr_t *ip, u16_t port);
 int stream_listen(struct sock *s, int backlog);
 struct sock *stream_accept(struct sock *s, int *error);
 void stream_replace_time_wait(u16_t local_port, const ip_addr_t *remote, u16_t remote_port);
+int stream_is_opposite(u32_t seqno, const ip_addr_t *src, u16_t src_port, const ip_addr_t *dest,
+                       u16_t dest_port);
 int stream_keeps_out(unsigned flags, u32_t seqno, const ip_addr_t *src, u16_t src_port,
                      const ip_addr_t *dest, u16_t dest_port);
 
