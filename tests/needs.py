@@ -162,6 +162,7 @@ CHECKS: dict[str, Check] = {
     "root": _root,
     "slirp": _slirp,
     "tap": _tap,
+    "tshark": _command("tshark", "tshark"),
     "userns": _userns,
     "uvicorn": _module("uvicorn"),
     "uvloop": _module("uvloop"),

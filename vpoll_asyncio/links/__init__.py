@@ -1,7 +1,8 @@
 """Links: where a stack's frames go, and how a locator names one.
 
-A Virtual Network Locator, as vdeplug4 has it, is ``SCHEME://ADDRESS``.  ``tap``,
-``tun`` and ``wire`` are served here; every other scheme is a plugin of libvdeplug.
+A Virtual Network Locator, as vdeplug4 has it, is ``SCHEME://ADDRESS``, or has another
+one inside, ``SCHEME://ARGUMENTS{LOCATOR}``.  ``tap``, ``tun``, ``wire`` and, around
+another link, ``pcap`` are served here; every other scheme is a plugin of libvdeplug.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Final, NamedTuple
 from . import libvdeplug
 from .base import Link, Medium, NativePort
 from .fd import FdLink
+from .nesting import Nested, parse_nested
 from .packet import PacketLink
+from .pcap import PcapLink, parse_pcap
 from .tap import DEVICE, TapLink, TunLink
 from .vde import VdeLink, scheme_of
 from .wire import WireHub, WireLink, wire_hub, wire_pair
@@ -25,6 +28,7 @@ __all__ = [
     "Medium",
     "NativePort",
     "PacketLink",
+    "PcapLink",
     "TapLink",
     "TunLink",
     "VdeLink",
@@ -61,6 +65,15 @@ _OURS: Final[dict[str, Callable[..., Link]]] = {
 _open_vde: Final[Callable[..., Link]] = VdeLink
 
 
+def _record(arguments: str) -> Callable[[Link], Link]:
+    file, snaplen = parse_pcap(arguments)
+    return lambda inner: PcapLink(inner, file, snaplen=snaplen)
+
+
+_WRAPPERS: Final[dict[str, Callable[[str], Callable[[Link], Link]]]] = {"pcap": _record}
+"""By scheme: what reads the arguments, and returns what puts a link around another."""
+
+
 def open_link(vnl: str, **options: object) -> Link:
     """Open the link that a Virtual Network Locator names.
 
@@ -69,15 +82,18 @@ def open_link(vnl: str, **options: object) -> Link:
         ``wire://NAME``, an Ethernet hub that all its openers in this process share; or
         what libvdeplug knows, `VdeLink`: ``slirp://``, ``vde:///path`` or the path
         alone, ``switch:///path``, ``hub:///path``, ``ptp:///path``,
-        ``udp://PORT->HOST:PORT``, ``vxvde://``, ``cmd://COMMAND``, ``null://`` …
-    options -- keyword arguments of the link's class (`TapLink`, `TunLink`, `VdeLink`):
-        ``mtu``
+        ``udp://PORT->HOST:PORT``, ``vxvde://``, ``cmd://COMMAND``, ``null://`` …;
+        or one of these with a link of ours around it: ``pcap://FILE{slirp://}``, `PcapLink`
+    options -- keyword arguments of the link's class (`TapLink`, `TunLink`, `VdeLink`),
+        of the innermost one where they nest: ``mtu``
 
     Raises ValueError for what is no locator and for a scheme that nothing here serves,
     TypeError for an option that the link does not have, and OSError with what is
     missing and the Debian package that has it.
     """
     scheme = scheme_of(vnl)
+    if scheme in _WRAPPERS and (nested := parse_nested(vnl)) is not None:
+        return _open_around(vnl, nested, options)
     ours = _OURS.get(scheme)
     if ours is not None:
         return ours(vnl.partition("://")[2], **options)
@@ -87,6 +103,19 @@ def open_link(vnl: str, **options: object) -> Link:
             "or another plugin of libvdeplug"
         )
     return _open_vde(vnl, **options)
+
+
+def _open_around(vnl: str, nested: Nested, options: dict[str, object]) -> Link:
+    try:
+        wrap = _WRAPPERS[nested.scheme](nested.arguments)
+    except ValueError as error:
+        raise ValueError(f"{vnl!r}: {error}") from None
+    inner = open_link(nested.inner, **options)
+    try:
+        return wrap(inner)
+    except BaseException:
+        inner.close()
+        raise
 
 
 def available() -> list[LinkInfo]:
@@ -100,7 +129,14 @@ def available() -> list[LinkInfo]:
         else:
             why = "" if found else f"no plugin: install the Debian package {package}"
             listing.append(LinkInfo(scheme, found, why))
-    return listing
+    return [_with_wrapper(info) for info in listing]
+
+
+def _with_wrapper(info: LinkInfo) -> LinkInfo:
+    if info.name not in _WRAPPERS:
+        return info
+    why = f"around another link: {info.name}://FILE{{LOCATOR}}"
+    return LinkInfo(info.name, True, f"{why}; alone: {info.why}" if info.why else why)
 
 
 def _schemes() -> list[str]:

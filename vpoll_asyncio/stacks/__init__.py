@@ -57,11 +57,13 @@ def parse_config(config: str) -> dict[str, str | list[str]]:
 
     A key that is repeated (``ip=…,ip=…``) has the list of its values; a key without
     ``=`` has the value ``"1"``.  What is neither goes on with the value before it, so
-    that slirp's lists of forwarded ports need no quoting.  Raises ValueError for an
-    item without a key.
+    that slirp's lists of forwarded ports need no quoting.  A locator with another one in
+    braces (``vnl=netem://delay=10ms,loss=1%{slirp://}``) is one value, from its
+    ``SCHEME://`` to the closing brace.  Raises ValueError for an item without a key and
+    for braces without their counterpart.
     """
     items: list[str] = []
-    for item in filter(None, map(str.strip, config.split(","))):
+    for item in filter(None, map(str.strip, _split_at_commas(config))):
         key = item.partition("=")[0].strip()
         if key.isidentifier():
             items.append(item)
@@ -83,6 +85,32 @@ def parse_config(config: str) -> dict[str, str | list[str]]:
         else:
             options[key] = [before, value]
     return options
+
+
+def _split_at_commas(config: str) -> list[str]:
+    pieces: list[str] = []
+    depth = 0
+    for piece in config.split(","):
+        if depth:
+            pieces[-1] += f",{piece}"
+        else:
+            pieces.append(piece)
+            if "{" in piece and "://" not in piece.partition("{")[0]:
+                _rejoin_locator(pieces)
+        depth += piece.count("{") - piece.count("}")
+        if depth < 0:
+            break
+    if depth:
+        raise ValueError(f"stack configuration {config!r}: a brace has no counterpart")
+    return pieces
+
+
+def _rejoin_locator(pieces: list[str]) -> None:
+    """Join the last piece, which has the brace of a locator, with its beginning."""
+    for at in range(len(pieces) - 2, -1, -1):
+        if "://" in pieces[at]:
+            pieces[at:] = [",".join(pieces[at:])]
+            return
 
 
 def open_stack(config: str, **options: Any) -> Stack:
