@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = [
     "Gateway",
@@ -14,6 +14,7 @@ __all__ = [
     "Route",
     "check_room",
     "parse_address",
+    "parse_flag",
     "parse_gateways",
     "parse_interfaces",
     "parse_mac",
@@ -28,6 +29,24 @@ Gateway = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAX_V4 = 200
 # LWIP_IPV6_NUM_ADDRESSES is 6, and the first is the link-local address.
 _MAX_V6 = 5
+
+
+_FLAGS: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off", ""), False),
+}
+
+
+def parse_flag(name: str, value: object) -> bool:
+    """Return whether the option `name`, which is on or off, is on.
+
+    In a configuration string a key without a value has the value ``"1"``.  Raises
+    ValueError for what is neither a truth value nor the word for one.
+    """
+    found = _FLAGS.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"{name}={value!r}: expected True or False, or 1 or 0")
+    return found
 
 
 class Route(NamedTuple):

@@ -25,6 +25,7 @@ from .addresses import from_native, raise_errno, to_native
 from .config import Gateway, Interface, Route
 from .driver import LoopDriver
 from .masks import Reader, Stream, calls_of, masks_of
+from .thread import StackThread
 
 __all__ = ["Core", "Driven"]
 
@@ -67,6 +68,8 @@ class Core:
         """What broke the link."""
         self.driver: LoopDriver | None = None
         """The loop that drives the stack."""
+        self.thread: StackThread | None = None
+        """What drives the stack while no loop does."""
         self.watchers: tuple[Driven, ...] = ()
         """Who else watches the link."""
         port = link.native
@@ -159,6 +162,17 @@ class Core:
     def due(self) -> int:
         """When the timers must run, in milliseconds of CLOCK_MONOTONIC."""
         return int(self.status.due_ms)
+
+    @property
+    def more(self) -> bool:
+        """Whether there is work left that waits for nothing."""
+        return bool(self.status.more)
+
+    def alarm(self) -> int:
+        """Return the deadline of the timers; `settle` hears of earlier ones from now on."""
+        due = self.status.due_ms
+        self.status.armed_ms = due
+        return int(due)
 
     def skip(self, seconds: float) -> None:
         """Let the timers see `seconds` pass."""
@@ -282,10 +296,13 @@ class Core:
 
     # After every call into C: masks, frames, timers.
 
-    def settle(self) -> None:
-        """Carry on what the latest call into C has left: masks, frames, timers."""
+    def settle(self, show: bool = True) -> None:
+        """Carry on what the latest call into C has left: masks, frames, timers.
+
+        show -- whether masks are shown; not after a waiter has raised, so that the rest is done
+        """
         status = self.status
-        if status.dirty or self.sockets.busy:
+        if (status.dirty or self.sockets.busy) and show:
             self.sockets.publish()
         if self.closed:
             return
@@ -296,6 +313,12 @@ class Core:
         wanted = self.wants_writer()
         status.writing = wanted
         driver = self.driver
+        thread = self.thread
+        if thread is not None and (driver is None or not driver.running):
+            thread.arm(status.due_ms)
+            if wanted or status.more:
+                thread.ring()
+            return
         if driver is None:
             status.armed_ms = 0
             return
@@ -398,6 +421,7 @@ class Core:
         """In the child: C has closed its copy already."""
         self.closed = True
         self.driver = None
+        self.thread = None
         self.sockets.after_fork()
         self.sockets.publish()
 

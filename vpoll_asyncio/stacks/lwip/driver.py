@@ -1,27 +1,22 @@
-"""Who drives the stack: a loop, or the thread that waits for one of its sockets.
+"""A loop drives the stack.
 
-The link is read when it is readable, and the timers run when they are due.  On a loop
-that is one reader and one `call_later`; a blocking socket that nobody's loop drives
-does the same around poll(2).
+The link is read when it is readable, and the timers run when they are due: one reader and
+one `call_later`.  What threads do instead is in `blocking` and `thread`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import select
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from ...events import ERR, HUP, IN, OUT
 from ...relay import Relay, relay_of
-from ...sleeper import Sleeper
 from ...vpoll import VPoll
 from ...watch import Watch
 
-__all__ = ["NEVER", "BlockingDriver", "LoopDriver"]
+__all__ = ["NEVER", "LoopDriver", "seconds_until"]
 
 NEVER: Final = (1 << 64) - 1
 """The deadline of timers that nobody needs."""
@@ -193,135 +188,3 @@ class LoopDriver:
         if timer is not None:
             timer.cancel()
         self._in_loop(self._unwatch)
-
-
-class BlockingDriver:
-    """Lets threads wait for sockets of a stack that no running loop drives.
-
-    One thread at a time drives the stack; others sleep until their event comes or the
-    driving thread leaves.
-
-    Parameters:
-    pollable -- the link's descriptor or vpoll
-    turn -- as `LoopDriver` has it
-    due -- returns the next deadline
-    wants_writer -- returns whether frames wait for the link to be writable
-    """
-
-    def __init__(
-        self,
-        pollable: int | VPoll,
-        turn: Callable[[bool], object],
-        due: Callable[[], int],
-        wants_writer: Callable[[], bool],
-    ) -> None:
-        self._pollable: int | VPoll | None = pollable
-        self._turn = turn
-        self._due = due
-        self._wants_writer = wants_writer
-        self._driving = threading.Lock()
-        self._idle: set[Sleeper] = set()
-        self._wakeup = -1
-        self._polling = False
-        self._closed = False
-
-    def _ring(self, _mask: int = 0) -> None:
-        if self._polling and self._wakeup >= 0:
-            os.eventfd_write(self._wakeup, 1)
-
-    def wait(
-        self,
-        vpoll: VPoll,
-        mask: int,
-        timeout: float | None,
-        driven: Callable[[], bool],
-    ) -> int:
-        """Wait as `Stack.wait` does; `driven` says that a loop has taken over."""
-        wanted = mask | ERR | HUP
-        deadline = None if timeout is None else time.monotonic() + timeout
-        sleeper = Sleeper()
-
-        def wake(events: int) -> None:
-            sleeper.wake()
-            self._ring()
-
-        vpoll.add_waiter(wake)
-        try:
-            while True:
-                sleeper.prepare()
-                if vpoll.closed:
-                    return 0
-                seen = vpoll.peek() & wanted
-                left = None if deadline is None else deadline - time.monotonic()
-                if seen or (left is not None and left <= 0):
-                    return seen
-                if self._closed or driven():
-                    # Somebody else drives, but a loop may stop doing so.
-                    sleeper.sleep(1.0 if left is None else min(left, 1.0))
-                elif self._driving.acquire(blocking=False):
-                    try:
-                        self._drive(vpoll, wanted, left)
-                    finally:
-                        self._driving.release()
-                        for idle in tuple(self._idle):
-                            idle.wake()
-                else:
-                    self._idle.add(sleeper)
-                    try:
-                        if self._driving.locked():
-                            sleeper.sleep(threading.TIMEOUT_MAX if left is None else left)
-                    finally:
-                        self._idle.discard(sleeper)
-        finally:
-            vpoll.remove_waiter(wake)
-
-    def _drive(self, vpoll: VPoll, wanted: int, left: float | None) -> None:
-        pollable = self._pollable
-        if self._wakeup < 0:
-            self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        poller = select.poll()
-        poller.register(self._wakeup, select.POLLIN)
-        writing = self._wants_writer()
-        if isinstance(pollable, int):
-            poller.register(pollable, select.POLLIN | (select.POLLOUT if writing else 0))
-        interest = IN | ERR | HUP | (OUT if writing else 0)
-        link = pollable if isinstance(pollable, VPoll) else None
-        if link is not None:
-            link.add_waiter(self._ring)
-        try:
-            self._polling = True
-            pause = seconds_until(self._due()) if self._due() != NEVER else None
-            if left is not None:
-                pause = left if pause is None else min(pause, left)
-            ready = bool(vpoll.closed or vpoll.peek() & wanted)
-            if link is not None:
-                ready = ready or bool(link.peek() & interest)
-            found = poller.poll(0 if ready else None if pause is None else pause * 1000)
-        finally:
-            self._polling = False
-            if link is not None:
-                link.remove_waiter(self._ring)
-        readable = False
-        for fd, events in found:
-            if fd == self._wakeup:
-                os.eventfd_read(self._wakeup)
-            else:
-                readable = bool(events & ~select.POLLOUT)
-        if link is not None:
-            readable = bool(link.peek() & (IN | ERR | HUP))
-        self._turn(readable)
-
-    def stop_reading(self) -> None:
-        """Leave the link alone: it is broken."""
-        self._pollable = None
-
-    def close(self) -> None:
-        """Let every thread that waits look again; nobody drives any more."""
-        self._closed = True
-        self._polling, polling = False, self._polling
-        if self._wakeup >= 0 and polling:
-            os.eventfd_write(self._wakeup, 1)
-        with self._driving:
-            wakeup, self._wakeup = self._wakeup, -1
-            if wakeup >= 0:
-                os.close(wakeup)

@@ -16,9 +16,11 @@ from ...links import open_link
 from ...links.base import Link
 from ...vpoll import VPoll
 from ..base import Stack
+from .blocking import BlockingDriver
 from .config import (
     check_room,
     parse_address,
+    parse_flag,
     parse_gateways,
     parse_interfaces,
     parse_mac,
@@ -26,10 +28,11 @@ from .config import (
     parse_routes,
 )
 from .core import Core
-from .driver import BlockingDriver, LoopDriver
+from .driver import LoopDriver
 from .forks import close_in_children, leave_children_alone
 from .options import LwipOptions
 from .sockets import LwipSocket
+from .thread import StackThread
 
 __all__ = ["LwipStack"]
 
@@ -54,13 +57,17 @@ class LwipStack(Stack):
         hosts are neighbours
     mac -- hardware address on Ethernet; by default what the link prescribes, else random
     mtu -- most bytes of an IP packet; by default the link's
+    thread -- whether a thread drives the stack while no running loop does, so that it
+        answers while a program that blocks computes or sleeps
 
     127.0.0.0/8 and ::1 reach the stack itself.  With an IPv6 address there is a
     link-local one, and routers' advertisements are listened to.
 
     A loop drives the stack (`attach`); making a socket while a loop runs attaches that
     loop when there is none.  A blocking socket that nobody drives drives it while it
-    waits.  Every method may be called from any thread but where it says otherwise.
+    waits.  With `thread` a thread does while no loop runs; of an attached loop that stops
+    without being closed or detached it notices within a tenth of a second.  Every method
+    may be called from any thread but where it says otherwise.
 
     There can be one open lwIP stack in a process.  After fork(2) it stays the
     parent's: the child's copy is closed, and the child may open one of its own.
@@ -82,8 +89,10 @@ class LwipStack(Stack):
         route: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
+        thread: bool | int | str = False,
     ) -> None:
         self._closed = True
+        threaded = parse_flag("thread", thread)
         if (vnl is None) == (link is None):
             raise ValueError("a stack needs a network: give either vnl=LOCATOR or link=LINK")
         self._configuring = threading.Lock()
@@ -113,8 +122,9 @@ class LwipStack(Stack):
             raise
         self.options = LwipOptions(module)
         """Socket options; for `LwipSocket`."""
+        core = self.core
         self._blocking = BlockingDriver(
-            link.pollable, self.core.turn, lambda: self.core.due, self.core.wants_writer
+            link.pollable, core.turn, lambda: core.due, core.wants_writer
         )
         self.core.watchers = (self._blocking,)
         self._closed = False
@@ -127,6 +137,10 @@ class LwipStack(Stack):
             self.close()
             raise
         close_in_children(module.lib, self.abandon)
+        if threaded:
+            core.thread = StackThread(core, link.pollable)
+            core.watchers = (self._blocking, core.thread)
+            core.settle()
 
     @classmethod
     def missing(cls) -> str:
@@ -260,7 +274,12 @@ class LwipStack(Stack):
         driver = core.driver = LoopDriver(loop, self._link.pollable, core.turn, core.reader)
         if self.link_error is not None:
             driver.stop_reading()
+        self._ring_thread()
         self.core.settle()
+
+    def _ring_thread(self) -> None:
+        if self.core.thread is not None:
+            self.core.thread.ring()
 
     def _attach_running_loop(self) -> None:
         loop = asyncio._get_running_loop()
@@ -273,10 +292,14 @@ class LwipStack(Stack):
         if driver is not None and driver.loop is loop:
             self.core.driver = None
             driver.close()
+            self._ring_thread()
 
     def _driven(self) -> bool:
         driver = self.core.driver
-        return driver is not None and driver.running and not driver.here
+        if driver is not None and driver.running:
+            return not driver.here
+        thread = self.core.thread
+        return thread is not None and thread.alive
 
     def wait(self, vpoll: VPoll, mask: int, timeout: float | None) -> int:
         if self._closed or (timeout is not None and timeout <= 0):
@@ -293,11 +316,19 @@ class LwipStack(Stack):
         if driver is not None:
             driver.close()
         self._blocking.close()
+        thread, self.core.thread = self.core.thread, None
+        if thread is not None:
+            thread.close()
+        # Their references back would leave the buffers to the garbage collector.
+        self.core.watchers = ()
         self._link.close()
 
     def abandon(self) -> None:
         """What becomes of the stack in a child of fork(2), where C has closed it already."""
         self._closed = True
+        if self.core.thread is not None:
+            self.core.thread.after_fork()
+        self._blocking.after_fork()
         self.core.after_fork()
         self._link.close()
 
