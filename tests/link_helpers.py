@@ -156,10 +156,11 @@ def close_in_a_child(link: Link) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def run_in_namespace(body: Callable[[], None]) -> None:
+def run_in_namespace(body: Callable[[], None], *, seconds: float = 120) -> None:
     """Run a module's function in a process of its own, in a network namespace of its own.
 
-    Warnings are errors there, and one that is only printed fails the test too.
+    Warnings are errors there, and one that is only printed fails the test too.  `seconds`
+    is the longest that it may take.
     """
     tests = Path(__file__).parent
     command = ["unshare", "-n"]
@@ -172,7 +173,7 @@ def run_in_namespace(body: Callable[[], None]) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=seconds,
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr

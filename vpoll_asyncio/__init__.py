@@ -6,7 +6,7 @@ from .backends import BackendInfo, backends
 from .events import EventMask
 from .forward import Forward, forward
 from .install import install
-from .links import FdLink, Link, PacketLink, PcapLink, open_link
+from .links import FdLink, Link, NetemLink, PacketLink, PcapLink, open_link
 from .loops import EventLoop, new_event_loop, run
 from .selector import VPollSelector
 from .sockets import UserSocket, would_block
@@ -34,6 +34,7 @@ __all__ = [
     "FdLink",
     "Forward",
     "Link",
+    "NetemLink",
     "PacketLink",
     "PcapLink",
     "Stack",

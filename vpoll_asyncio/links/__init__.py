@@ -2,7 +2,7 @@
 
 A Virtual Network Locator, as vdeplug4 has it, is ``SCHEME://ADDRESS``, or has another
 one inside, ``SCHEME://ARGUMENTS{LOCATOR}``.  ``tap``, ``tun``, ``wire`` and, around
-another link, ``pcap`` are served here; every other scheme is a plugin of libvdeplug.
+another link, ``pcap`` and ``netem`` are served here; every other scheme is a plugin of libvdeplug.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from . import libvdeplug
 from .base import Link, Medium, NativePort
 from .fd import FdLink
 from .nesting import Nested, parse_nested
+from .netem import NetemCounters, NetemLink, parse_netem
 from .packet import PacketLink
 from .pcap import PcapLink, parse_pcap
 from .tap import DEVICE, TapLink, TunLink
@@ -27,6 +28,8 @@ __all__ = [
     "LinkInfo",
     "Medium",
     "NativePort",
+    "NetemCounters",
+    "NetemLink",
     "PacketLink",
     "PcapLink",
     "TapLink",
@@ -70,7 +73,15 @@ def _record(arguments: str) -> Callable[[Link], Link]:
     return lambda inner: PcapLink(inner, file, snaplen=snaplen)
 
 
-_WRAPPERS: Final[dict[str, Callable[[str], Callable[[Link], Link]]]] = {"pcap": _record}
+def _emulate(arguments: str) -> Callable[[Link], Link]:
+    options = parse_netem(arguments)
+    return lambda inner: NetemLink(inner, **options)
+
+
+_WRAPPERS: Final[dict[str, Callable[[str], Callable[[Link], Link]]]] = {
+    "netem": _emulate,
+    "pcap": _record,
+}
 """By scheme: what reads the arguments, and returns what puts a link around another."""
 
 
@@ -83,7 +94,8 @@ def open_link(vnl: str, **options: object) -> Link:
         what libvdeplug knows, `VdeLink`: ``slirp://``, ``vde:///path`` or the path
         alone, ``switch:///path``, ``hub:///path``, ``ptp:///path``,
         ``udp://PORT->HOST:PORT``, ``vxvde://``, ``cmd://COMMAND``, ``null://`` …;
-        or one of these with a link of ours around it: ``pcap://FILE{slirp://}``, `PcapLink`
+        or one of these with a link of ours around it: ``pcap://FILE{slirp://}``,
+        `PcapLink`, and ``netem://delay=10ms,loss=2%{slirp://}``, `NetemLink`
     options -- keyword arguments of the link's class (`TapLink`, `TunLink`, `VdeLink`),
         of the innermost one where they nest: ``mtu``
 
@@ -92,8 +104,14 @@ def open_link(vnl: str, **options: object) -> Link:
     missing and the Debian package that has it.
     """
     scheme = scheme_of(vnl)
-    if scheme in _WRAPPERS and (nested := parse_nested(vnl)) is not None:
-        return _open_around(vnl, nested, options)
+    if scheme in _WRAPPERS:
+        nested = parse_nested(vnl)
+        if nested is not None:
+            return _open_around(vnl, nested, options)
+        if scheme not in libvdeplug.PLUGIN_PACKAGES:
+            raise ValueError(
+                f"{vnl!r}: expected another locator in braces: {scheme}://…{{slirp://}}"
+            )
     ours = _OURS.get(scheme)
     if ours is not None:
         return ours(vnl.partition("://")[2], **options)
@@ -120,27 +138,30 @@ def _open_around(vnl: str, nested: Nested, options: dict[str, object]) -> Link:
 
 def available() -> list[LinkInfo]:
     """Return every scheme with whether it can be opened here, and what is missing."""
-    listing = [LinkInfo("tap", *_tuntap()), LinkInfo("tun", *_tuntap()), LinkInfo("wire", True, "")]
+    around = "around another link: netem://delay=10ms,loss=2%{LOCATOR}"
+    listing = [
+        LinkInfo("tap", *_tuntap()),
+        LinkInfo("tun", *_tuntap()),
+        LinkInfo("wire", True, ""),
+        LinkInfo("netem", True, around),
+    ]
     for scheme, package in libvdeplug.PLUGIN_PACKAGES.items():
         try:
             found = libvdeplug.plugin_path(scheme) is not None
         except OSError as error:
-            listing.append(LinkInfo(scheme, False, error.strerror or str(error)))
+            found, why = False, error.strerror or str(error)
         else:
             why = "" if found else f"no plugin: install the Debian package {package}"
-            listing.append(LinkInfo(scheme, found, why))
-    return [_with_wrapper(info) for info in listing]
-
-
-def _with_wrapper(info: LinkInfo) -> LinkInfo:
-    if info.name not in _WRAPPERS:
-        return info
-    why = f"around another link: {info.name}://FILE{{LOCATOR}}"
-    return LinkInfo(info.name, True, f"{why}; alone: {info.why}" if info.why else why)
+        if scheme in _WRAPPERS:
+            # A plugin has that name too, for locators without braces.
+            around = f"around another link: {scheme}://FILE{{LOCATOR}}"
+            found, why = True, f"{around}; without braces: {why}" if why else around
+        listing.append(LinkInfo(scheme, found, why))
+    return listing
 
 
 def _schemes() -> list[str]:
-    return [*_OURS, *libvdeplug.PLUGIN_PACKAGES]
+    return [*_OURS, "netem", *libvdeplug.PLUGIN_PACKAGES]
 
 
 def _has_plugin(scheme: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..vpoll import VPoll
 from .base import Link
-from .limits import closed_error
 
 __all__ = ["LinkWrapper"]
 
@@ -38,8 +37,3 @@ class LinkWrapper(Link):
     @property
     def closed(self) -> bool:
         return self.inner.closed
-
-    def check_open(self) -> None:
-        """Raise OSError (EBADF) when the link is closed."""
-        if self.closed:
-            raise closed_error(self)
