@@ -1,39 +1,21 @@
-"""The event mask of an lwIP socket after every step.
+"""The event mask of an lwIP socket that a transport or a waiter reads itself.
 
-The tests are those of the memory stack and the kernel; what lwIP does not have is
-listed here, and what needs its timers is tested here.
+What it is after every step of a program, the conformance suite tests.
 """
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 from collections.abc import Iterator
 
 import pytest
 
-import test_memory_masks
 from lwip_helpers import HOST4, HOST6, lwip_on_wire
-from memory_helpers import DEAD, ERR, Lab, R, W, error_of, fill, mask_of
+from memory_helpers import Lab, R, W, mask_of
 from vpoll_asyncio import EventMask, UserSocket
-from vpoll_asyncio.stacks.lwip import LwipStack
 
 pytestmark = pytest.mark.needs("lwip")
-
-NO_URGENT_DATA = {name for name in vars(test_memory_masks) if name.startswith("test_urgent")}
-NEEDS_TIMERS = {
-    "test_backlog_of_zero_takes_one_connection",
-    "test_who_waits_for_a_full_backlog_gets_in_after_an_accept",
-    "test_shutting_both_directions_resets_a_sender_with_data_left",
-}
-NO_LOW_WATER_MARK = {"test_low_water_mark_keeps_data_unreadable"}
-
-for _name, _test in vars(test_memory_masks).items():
-    if _name.startswith("test_") and _name not in (
-        NO_URGENT_DATA | NEEDS_TIMERS | NO_LOW_WATER_MARK
-    ):
-        globals()[_name] = _test
 
 
 @pytest.fixture(params=["127.0.0.1", "::1", HOST4, HOST6])
@@ -42,60 +24,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         lab = Lab(peer.stack, request.param)
         yield lab
         lab.close()
-
-
-def skip_time(lab: Lab, seconds: float) -> None:
-    assert isinstance(lab.stack, LwipStack)
-    lab.stack.skip_time(seconds)
-
-
-def test_backlog_of_zero_takes_one_connection(lab: Lab) -> None:
-    listener = lab.listener(0)
-    first = lab.connecting(listener)
-    assert mask_of(first) == W
-    others = [lab.connecting(listener) for _ in range(2)]
-    assert [mask_of(other) for other in others] == [0, 0]
-    listener.close()
-    assert mask_of(first) == DEAD | ERR
-    assert error_of(first) == errno.ECONNRESET
-    skip_time(lab, 4)
-    for other in others:
-        assert mask_of(other) == DEAD | ERR
-        assert error_of(other) == errno.ECONNREFUSED
-
-
-def test_who_waits_for_a_full_backlog_gets_in_after_an_accept(lab: Lab) -> None:
-    listener = lab.listener(0)
-    assert mask_of(lab.connecting(listener)) == W
-    second = lab.connecting(listener)
-    assert mask_of(second) == 0
-    lab.keep(listener.accept()[0])
-    skip_time(lab, 4)
-    assert mask_of(second) == W
-    assert mask_of(listener) == R
-
-
-@pytest.mark.parametrize("ways", [[socket.SHUT_RDWR], [socket.SHUT_RD, socket.SHUT_WR]])
-def test_shutting_both_directions_resets_a_sender_when_it_probes(lab: Lab, ways: list[int]) -> None:
-    client, server = lab.pair()
-    fill(client)
-    for how in ways:
-        server.shutdown(how)
-    skip_time(lab, 4)
-    assert mask_of(client) == mask_of(server) == DEAD | ERR
-    assert error_of(client) == errno.EPIPE
-    assert error_of(server) == errno.ECONNRESET
-
-
-def test_urgent_data_are_refused(lab: Lab) -> None:
-    client, server = lab.pair()
-    for call, number in (
-        (lambda: client.send(b"!", socket.MSG_OOB), errno.EOPNOTSUPP),
-        (lambda: server.recv(1, socket.MSG_OOB), errno.EINVAL),
-    ):
-        with pytest.raises(OSError) as caught:
-            call()
-        assert caught.value.errno == number
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -1,0 +1,58 @@
+"""The conformance suite on every stack of this package."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+import stack_differences
+from lwip_helpers import HOST4, HOST6, lwip_on_wire
+from vpoll_asyncio.stacks import open_stack
+from vpoll_asyncio.stacks.host import host_stack
+from vpoll_asyncio.testing.stack_suite import Hosts, StackSuite
+
+_networks = itertools.count()
+
+
+class TestHost(StackSuite):
+    differences = stack_differences.HOST
+
+    @pytest.fixture(params=["127.0.0.1", "::1"])
+    def hosts(self, request: pytest.FixtureRequest) -> Hosts:
+        host = host_stack()
+        other = {"127.0.0.1": "127.0.0.2"}.get(request.param, request.param)
+        return Hosts(host, host, request.param, other)
+
+
+class TestMemory(StackSuite):
+    differences = stack_differences.MEMORY
+
+    @pytest.fixture(params=["10.0.0.1", "fd00::1", "127.0.0.1", "::1"])
+    def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+        network = f"mem://suite-{next(_networks)}"
+        with (
+            open_stack("memory", vnl=network, ip=["10.0.0.1/24", "fd00::1/64"]) as server,
+            open_stack("memory", vnl=network, ip=["10.0.0.2/24", "fd00::2/64"]) as client,
+        ):
+            address = request.param
+            if address in ("10.0.0.1", "fd00::1"):
+                yield Hosts(server, client, address, f"{address[:-1]}2")
+            else:
+                yield Hosts(server, server, address, address)
+
+
+@pytest.mark.needs("lwip")
+class TestLwip(StackSuite):
+    differences = stack_differences.LWIP
+
+    @pytest.fixture(params=[HOST4, HOST6, "127.0.0.1", "::1"])
+    def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+        with lwip_on_wire() as peer:
+            stack = peer.stack
+            yield Hosts(stack, stack, request.param, request.param, peer.drive, stack.skip_time)
+
+
+def test_the_page_of_differences_is_the_one_in_force() -> None:
+    assert stack_differences.PAGE.read_text() == stack_differences.render()

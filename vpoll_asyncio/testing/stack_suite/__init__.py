@@ -1,0 +1,95 @@
+"""The conformance suite for stacks: Linux's sockets, as tests that a stack's author runs.
+
+`StackSuite` is subclassed with a fixture ``hosts``; docs/testing.md shows how.  pytest and
+Hypothesis must be installed.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+__all__ = [
+    "ALL_BITS",
+    "BOUND",
+    "DEAD",
+    "ERR",
+    "FIONREAD",
+    "HUP",
+    "PRI",
+    "RDHUP",
+    "SIOCATMARK",
+    "WRBAND",
+    "Difference",
+    "Hosts",
+    "Lab",
+    "R",
+    "StackSuite",
+    "W",
+    "ask",
+    "differences_table",
+    "error_of",
+    "failure",
+    "fill",
+    "linger_zero",
+    "mask_of",
+    "settles",
+    "small_buffers",
+    "until",
+]
+
+_PARTS = (
+    "connections",
+    "datagrams",
+    "masks",
+    "names",
+    "options",
+    "urgent",
+)
+
+for _part in _PARTS:
+    pytest.register_assert_rewrite(f"{__name__}.{_part}")
+
+from .base import Difference  # noqa: E402 - their assertions are rewritten by then
+from .connections import ConnectionTests  # noqa: E402
+from .datagrams import DatagramTests  # noqa: E402
+from .lab import (  # noqa: E402
+    ALL_BITS,
+    BOUND,
+    DEAD,
+    ERR,
+    FIONREAD,
+    HUP,
+    PRI,
+    RDHUP,
+    SIOCATMARK,
+    WRBAND,
+    Hosts,
+    Lab,
+    R,
+    W,
+    ask,
+    error_of,
+    failure,
+    fill,
+    linger_zero,
+    mask_of,
+    settles,
+    small_buffers,
+    until,
+)
+from .masks import MaskTests  # noqa: E402
+from .names import NameTests  # noqa: E402
+from .options import OptionTests  # noqa: E402
+from .table import differences_table  # noqa: E402
+from .urgent import UrgentTests  # noqa: E402
+
+
+class StackSuite(
+    MaskTests,
+    UrgentTests,
+    NameTests,
+    ConnectionTests,
+    DatagramTests,
+    OptionTests,
+):
+    """Everything that a stack's sockets must do: a test class to subclass."""
