@@ -100,16 +100,19 @@ def _libvpoll() -> str | None:
     return None
 
 
-def _slirp() -> str | None:
-    if reason := _vde():
-        return reason
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    homes = {Path(line.split()[-1]).parent for line in maps if "/libvdeplug.so" in line}
-    folders = [home / "vdeplug" for home in homes]
-    folders += [Path(part) for part in os.environ.get("VDEPLUGIN_PATH", "").split(":") if part]
-    if any((folder / "libvdeplug_slirp.so").exists() for folder in folders):
-        return None
-    return "no libvdeplug_slirp.so (Debian package libvdeplug-slirp)"
+def _plugin(scheme: str) -> Check:
+    def check() -> str | None:
+        if reason := _vde():
+            return reason
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        homes = {Path(line.split()[-1]).parent for line in maps if "/libvdeplug.so" in line}
+        folders = [home / "vdeplug" for home in homes]
+        folders += [Path(part) for part in os.environ.get("VDEPLUGIN_PATH", "").split(":") if part]
+        if any((folder / f"libvdeplug_{scheme}.so").exists() for folder in folders):
+            return None
+        return f"no libvdeplug_{scheme}.so (Debian package libvdeplug-{scheme})"
+
+    return check
 
 
 def _lwip() -> str | None:
@@ -160,13 +163,18 @@ CHECKS: dict[str, Check] = {
     "lwip": _lwip,
     "netns": _netns,
     "root": _root,
-    "slirp": _slirp,
+    "slirp": _plugin("slirp"),
     "tap": _tap,
     "tshark": _command("tshark", "tshark"),
     "userns": _userns,
     "uvicorn": _module("uvicorn"),
     "uvloop": _module("uvloop"),
     "vde": _vde,
+    "vde_agno": _plugin("agno"),
+    "vde_pcap": _plugin("pcap"),
+    "vde_plug": _command("vde_plug", "vdeplug"),
+    "vde_vdesl": _plugin("vdesl"),
+    "vde_vlan": _plugin("vlan"),
     "vde_switch": _command("vde_switch", "vde2"),
     "websockets": _module("websockets"),
 }

@@ -7,11 +7,9 @@ import ctypes
 import errno
 import gc
 import os
-import select
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from link_helpers import (
     send_all,
     wait_link,
 )
+from vde_ends import pumped, vde_switch
 from vpoll_asyncio import EventMask
 from vpoll_asyncio.links import VdeLink, open_link
 
@@ -67,28 +66,6 @@ def process(source: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             assert child.returncode == 0
         finally:
             child.kill()
-
-
-@contextlib.contextmanager
-def pumped(link: VdeLink) -> Iterator[None]:
-    """Let a switch or hub answer newcomers from another thread, frames aside."""
-    stop_read, stop_write = os.pipe()
-
-    def pump() -> None:
-        poll = select.poll()
-        poll.register(link.pollable, select.POLLIN)
-        poll.register(stop_read, select.POLLIN)
-        while stop_read not in {fd for fd, _ in poll.poll()}:
-            link.recv_batch()
-
-    thread = threading.Thread(target=pump)
-    thread.start()
-    try:
-        yield
-    finally:
-        os.close(stop_write)
-        thread.join()
-        os.close(stop_read)
 
 
 def swapped(frames: list[bytes]) -> list[bytes]:
@@ -171,20 +148,8 @@ def test_null_takes_everything_and_gives_nothing() -> None:
 def switch(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A vde_switch: its path and its process."""
     path = tmp_path / "switch"
-    with subprocess.Popen(
-        ["vde_switch", "-s", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as running:
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                # There is nothing that tells of the socket: only trying does.
-                while probe.connect_ex(f"{path}/ctl"):
-                    assert running.poll() is None, "vde_switch ended"
-            yield str(path), running
-        finally:
-            running.kill()
+    with vde_switch(path) as running:
+        yield str(path), running
 
 
 @pytest.mark.needs("vde_switch")

@@ -29,7 +29,8 @@ class NativePort(NamedTuple):
     `recv` and `send` are the addresses of C functions with vdeplug's
     signatures, ``ssize_t recv(void *context, void *buf, size_t len, int flags)``
     and ``ssize_t send(void *context, const void *buf, size_t len, int flags)``;
-    where they are 0, ``read(2)`` and ``write(2)`` on `fd` are used.
+    where they are 0, ``read(2)`` and ``write(2)`` on `fd` are used.  Where `fd` is
+    readable and `recv` has no frame, `Link.recv_batch` says whether the link is broken.
     """
 
     fd: int

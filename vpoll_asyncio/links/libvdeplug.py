@@ -65,7 +65,8 @@ class Library:
 
     def __init__(self) -> None:
         """Raises OSError when the dynamic linker does not find the library."""
-        library = ctypes.CDLL(SONAME, use_errno=True)
+        # Plugins that nest (vlan, agno) call it without naming it as a library of theirs.
+        library = ctypes.CDLL(SONAME, ctypes.RTLD_GLOBAL, use_errno=True)
         self._open = library.vde_open_real
         self._open.argtypes = [
             ctypes.c_char_p,

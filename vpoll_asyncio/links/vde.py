@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from . import libvdeplug, slirp, slirplog
+from . import hangup, libvdeplug, slirp, slirplog
 from .base import Link, NativePort
 from .limits import ETHERNET_HEADER, FRAME_LOST, check_mtu, closed_error, longest_frame
 
@@ -58,11 +58,14 @@ class VdeLink(Link):
         (``slirp:///mtu=9000``), else 1500
 
     A peer that is away is an unplugged cable: frames are dropped and counted.  When a
-    vde_switch, slirp or a command ends, both directions raise ConnectionResetError.
+    vde_switch, slirp or a command ends, the pollable becomes readable and both directions
+    raise ConnectionResetError; a thread watches the control connection for that, while
+    there is one.
 
-    The plugins ``switch``, ``hub``, ``multi``, ``bonding``, ``vxvde`` and ``cmd`` make
-    blocking calls and say nothing of full queues: they take every frame, and drop
-    without a count what a slow port does not read.  A ``switch://`` or
+    The plugins ``switch``, ``hub``, ``multi``, ``bonding``, ``vxvde``, ``cmd`` and
+    ``vdesl`` make blocking calls and say nothing of full queues: they take every frame, and
+    drop without a count what a slow port does not read, or (``cmd``, ``vdesl``) wait until
+    the command or the line has taken it.  A ``switch://`` or
     ``hub://`` answers newcomers in `recv_batch`, so opening ``vde://`` on it blocks
     until another thread, or its event loop, calls that.
 
@@ -99,9 +102,11 @@ class VdeLink(Link):
         except OSError as error:
             self._library.close(connection)
             raise OSError(error.errno, f"cannot open {vnl}: its descriptor is not open") from error
+        # Its plugin puts frames together itself, and must not be left half-way through one.
+        is_tty = stat.S_ISCHR(mode) and os.isatty(self._fd)
         # An epoll descriptor or a pipe: the plugin's calls block, whatever its flags are.
-        self._blocking = not (stat.S_ISSOCK(mode) or stat.S_ISCHR(mode))
-        self._is_pipe = stat.S_ISFIFO(mode)
+        self._blocking = is_tty or not (stat.S_ISSOCK(mode) or stat.S_ISCHR(mode))
+        self._is_stream = is_tty or stat.S_ISFIFO(mode)
         self._ends_with_empty = not stat.S_ISSOCK(mode) or _is_seqpacket(self._fd)
         if self._blocking:
             self._ready = select.poll()
@@ -112,6 +117,9 @@ class VdeLink(Link):
         if self._control >= 0:
             self._hangup = select.poll()
             self._hangup.register(self._control, select.POLLRDHUP)
+        self._watched = self._control >= 0 and stat.S_ISSOCK(mode)
+        if self._watched:
+            hangup.watch(self._control, self._fd)
         self._connection = connection
 
     def _open(self, vnl: str) -> int:
@@ -164,6 +172,10 @@ class VdeLink(Link):
                     self._error = self._gone(errno.ECONNRESET)
                     break
             length = recv(connection, buffer, libvdeplug.BUFFER_SIZE, 0)
+            if length <= 1 and self._blocking and ready[0][1] & select.POLLHUP:
+                # A line's plugin makes news of the end.
+                self._error = self._gone(errno.ECONNRESET)
+                break
             if ETHERNET_HEADER <= length <= self._longest:
                 frames.append(ctypes.string_at(buffer, length))
             elif length > 1:
@@ -232,8 +244,8 @@ class VdeLink(Link):
 
     @property
     def native(self) -> NativePort | None:
-        # Of a pipe only `recv_batch` notices the end without the plugin's help.
-        if not self._connection or self._is_pipe:
+        # Of a pipe or a line only `recv_batch` notices the end without the plugin's help.
+        if not self._connection or self._is_stream:
             return None
         return NativePort(
             self._fd,
@@ -252,6 +264,8 @@ class VdeLink(Link):
             for fd in {self._fd, self._control} - {-1}:
                 os.close(fd)
             return
+        if self._watched:
+            hangup.forget(self._control)
         with _epoll_given_back(self._fd):
             self._library.close(connection)
 

@@ -177,6 +177,9 @@ void link_read(void)
         if (n < 0) {
             if (!transient(errno))
                 status.link_errno = errno ? errno : EIO;
+            else if (i == 0)
+                /* Readable, and yet no frame: the link may know why. */
+                status.link_errno = errno;
             return;
         }
         if (n == 0) {
