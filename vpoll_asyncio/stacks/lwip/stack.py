@@ -32,6 +32,7 @@ from .driver import LoopDriver
 from .forks import close_in_children, leave_children_alone
 from .options import LwipOptions
 from .sockets import LwipSocket
+from .standby import Standby
 from .thread import StackThread
 
 __all__ = ["LwipStack"]
@@ -127,6 +128,7 @@ class LwipStack(Stack):
             link.pollable, core.turn, lambda: core.due, core.wants_writer
         )
         self.core.watchers = (self._blocking,)
+        self._standby = Standby(self._take_over)
         self._closed = False
         try:
             for interface in self._interfaces:
@@ -266,10 +268,14 @@ class LwipStack(Stack):
         if driver is not None:
             if driver.loop is loop:
                 return
+            if driver.running:
+                self._standby.add(loop)
+                return
             if not driver.loop.is_closed():
                 raise RuntimeError(
                     f"{driver.loop!r} drives the lwip stack: detach it before attaching another"
                 )
+        self._standby.discard(loop)
         core = self.core
         driver = core.driver = LoopDriver(loop, self._link.pollable, core.turn, core.reader)
         if self.link_error is not None:
@@ -284,8 +290,26 @@ class LwipStack(Stack):
     def _attach_running_loop(self) -> None:
         loop = asyncio._get_running_loop()
         driver = self.core.driver
-        if loop is not None and (driver is None or driver.loop.is_closed()):
+        if loop is None or (driver is not None and driver.loop is loop):
+            return
+        if driver is None or driver.running or driver.loop.is_closed():
             self.attach(loop)
+
+    def _take_over(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Let `loop`, which runs this, drive when the loop that did has stopped."""
+        if self._closed:
+            return True
+        driver = self.core.driver
+        if driver is not None and driver.running:
+            return driver.loop is loop
+        self.core.driver = None
+        if driver is not None:
+            driver.close()
+            if not driver.loop.is_closed():
+                # It may run again, and its sockets are here.
+                self._standby.add(driver.loop)
+        self.attach(loop)
+        return True
 
     def detach(self, loop: asyncio.AbstractEventLoop) -> None:
         driver = self.core.driver
@@ -293,6 +317,9 @@ class LwipStack(Stack):
             self.core.driver = None
             driver.close()
             self._ring_thread()
+            self._standby.offer()
+        else:
+            self._standby.discard(loop)
 
     def _driven(self) -> bool:
         driver = self.core.driver
@@ -311,6 +338,7 @@ class LwipStack(Stack):
             return
         self._closed = True
         leave_children_alone()
+        self._standby.clear()
         self.core.close()
         driver, self.core.driver = self.core.driver, None
         if driver is not None:
