@@ -97,7 +97,25 @@ _OPTION: Final = Difference(
     _no_such_options,
 )
 
-HOST: Final[Mapping[str, Difference]] = {}
+_TIMERS: Final = Difference(
+    "what a full backlog, full buffers and ended connections do depends on lwIP's timers and "
+    "sizes: random programs about them are not compared",
+    run=False,
+)
+
+_ORACLE: Final = Difference(
+    "the kernel itself, which random programs are compared with: it would give their ports twice",
+    run=False,
+)
+
+HOST: Final[Mapping[str, Difference]] = {
+    "test_random_programs_with_datagrams": _ORACLE,
+    "test_random_programs_about_ports": _ORACLE,
+    "test_closing_wakes_whoever_is_blocked": Difference(
+        "closing a socket does not wake a thread that is blocked in it: shut it down first",
+        run=False,
+    ),
+}
 
 MEMORY: Final[Mapping[str, Difference]] = {}
 
@@ -125,6 +143,18 @@ LWIP: Final[Mapping[str, Difference]] = {
         ),
         _OPTION,
     ),
+    **dict.fromkeys(
+        (
+            "Streams.send_urgent",
+            "Streams.receive_urgent",
+            "Streams.at_mark",
+            "Streams.urgent_inline",
+        ),
+        _URGENT,
+    ),
+    "Streams.low_water_mark": _OPTION,
+    "test_random_programs_that_fill_buffers": _TIMERS,
+    "test_random_programs_about_ports": _TIMERS,
     "test_buffer_sizes_are_doubled": Difference(
         "SO_SNDBUF stays as it was asked for; SO_RCVBUF tells a stream's window, 65,535 bytes",
         _buffers_stay_as_they_are,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,17 @@ from vpoll_asyncio.testing.stack_suite import Hosts, StackSuite
 _networks = itertools.count()
 
 
-class TestHost(StackSuite):
+class Suite(StackSuite):
+    """``VPOLL_TEST_EXAMPLES=5000`` runs so many random programs of each kind.
+
+    With ``VPOLL_TEST_PATIENT=1`` they go where the kernel needs seconds.
+    """
+
+    examples = int(os.environ.get("VPOLL_TEST_EXAMPLES") or 15)
+    patient = bool(os.environ.get("VPOLL_TEST_PATIENT"))
+
+
+class TestHost(Suite):
     differences = stack_differences.HOST
 
     @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -26,7 +37,7 @@ class TestHost(StackSuite):
         return Hosts(host, host, request.param, other)
 
 
-class TestMemory(StackSuite):
+class TestMemory(Suite):
     differences = stack_differences.MEMORY
 
     @pytest.fixture(params=["10.0.0.1", "fd00::1", "127.0.0.1", "::1"])
@@ -44,7 +55,7 @@ class TestMemory(StackSuite):
 
 
 @pytest.mark.needs("lwip")
-class TestLwip(StackSuite):
+class TestLwip(Suite):
     differences = stack_differences.LWIP
 
     @pytest.fixture(params=[HOST4, HOST6, "127.0.0.1", "::1"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import itertools
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -30,6 +32,8 @@ class Network:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.number = next(_numbers)
+        """Networks whose locks are held at once are locked in this order."""
         self.lock = Lock()
         self.hosts: dict[str, Host] = {}
         self.names: dict[str, Host] = {}
@@ -66,19 +70,50 @@ class Network:
                 del self.names[host.hostname]
 
 
+_numbers = itertools.count()
+_all: weakref.WeakSet[Network] = weakref.WeakSet()
 _named: weakref.WeakValueDictionary[str, Network] = weakref.WeakValueDictionary()
-_named_lock = threading.Lock()
+# Re-entrant, as whatever interrupts the thread that holds it may fork.
+_making = threading.RLock()
 
 
 def network(vnl: str | None) -> Network:
     """Return the process's network of that name, or a new private one for None."""
-    if vnl is None:
-        return Network("a private network")
-    with _named_lock:
-        found = _named.get(vnl)
+    with _making:
+        found = None if vnl is None else _named.get(vnl)
         if found is None:
-            found = _named[vnl] = Network(vnl)
+            found = Network(vnl or "a private network")
+            _all.add(found)
+            if vnl is not None:
+                _named[vnl] = found
         return found
+
+
+class _Fork:
+    """Holds every network's lock across fork(2), so that no child gets one half changed.
+
+    Nor one that a thread has locked which the child does not have.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[Network] = []
+
+    def before(self) -> None:
+        _making.acquire()
+        found = sorted(_all, key=lambda net: net.number)
+        for net in found:
+            net.lock.acquire()
+        self._held += found
+
+    def after(self) -> None:
+        held, self._held = self._held, []
+        for net in reversed(held):
+            net.lock.release()
+        _making.release()
+
+
+_fork = _Fork()
+os.register_at_fork(before=_fork.before, after_in_parent=_fork.after, after_in_child=_fork.after)
 
 
 def _streams_may_share(pcb: StreamPcb | TimeWait, other: StreamPcb | TimeWait) -> bool:

@@ -81,6 +81,10 @@ class Pcb(PipeState):
     vpoll: VPoll | None
     key: tuple[str, int, str, int] | None
     """What the host holds for a connection, so that no second one is like it."""
+    held: int
+    v6only: bool
+    reuse: bool
+    reuseport: bool
     table: PortTable[Any] | None
     """Where the local port `held` is to be given back; None while none is held."""
     options: dict[tuple[int, int], int | bytes] | None

@@ -40,9 +40,18 @@ __all__ = [
 _PARTS = (
     "connections",
     "datagrams",
+    "loops",
     "masks",
     "names",
     "options",
+    "program_datagrams",
+    "program_full",
+    "program_ports",
+    "program_streams",
+    "programs",
+    "streams",
+    "threads",
+    "transfers",
     "urgent",
 )
 
@@ -77,10 +86,15 @@ from .lab import (  # noqa: E402
     small_buffers,
     until,
 )
+from .loops import LoopTests  # noqa: E402
 from .masks import MaskTests  # noqa: E402
 from .names import NameTests  # noqa: E402
 from .options import OptionTests  # noqa: E402
+from .random_programs import ProgramTests  # noqa: E402
+from .streams import StreamTests  # noqa: E402
 from .table import differences_table  # noqa: E402
+from .threads import ThreadTests  # noqa: E402
+from .transfers import TransferTests  # noqa: E402
 from .urgent import UrgentTests  # noqa: E402
 
 
@@ -91,5 +105,10 @@ class StackSuite(
     ConnectionTests,
     DatagramTests,
     OptionTests,
+    StreamTests,
+    TransferTests,
+    LoopTests,
+    ProgramTests,
+    ThreadTests,
 ):
     """Everything that a stack's sockets must do: a test class to subclass."""

@@ -1,4 +1,4 @@
-"""Random programs with datagrams, on the memory stack and on the kernel."""
+"""Random programs with datagrams, on a stack and on the kernel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from differential import Differential, numbers, picks, program
-from memory_helpers import Lab
+from .lab import Lab
+from .programs import Differential, numbers, picks
 
 SOL = socket.SOL_SOCKET
 
@@ -28,10 +28,13 @@ flag_sets = st.sampled_from(
 
 
 def is_native_six(host: str) -> bool:
+    """Return whether `host` is an IPv6 address that stands for no IPv4 one."""
     return ":" in host and host != "::" and not host.startswith("::ffff:")
 
 
 class Datagrams(Differential):
+    """Programs of datagrams."""
+
     @precondition(Differential.has_room)
     @rule(kind=kinds, reuse=st.booleans(), bound=st.booleans())
     def make(self, kind: str, reuse: bool, bound: bool) -> None:
@@ -133,7 +136,3 @@ class Datagrams(Differential):
     @rule(index=picks, size=st.integers(0, 12))
     def receive_message(self, index: int, size: int) -> None:
         self._compare(index, lambda sock: sock.recvmsg(size))
-
-
-TestDatagrams = Datagrams.TestCase
-TestDatagrams.settings = program(60)

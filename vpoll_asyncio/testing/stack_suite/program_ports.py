@@ -1,4 +1,4 @@
-"""Random programs about who has which port, on the memory stack and on the kernel.
+"""Random programs about who has which port, on a stack and on the kernel.
 
 bind, listen, connect, a full backlog, and the ports that closed connections keep.
 """
@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from differential import MOST_SOCKETS, PATIENT, Both, Differential, numbers, outcome, picks, program
-from memory_helpers import HUP, Lab, mask_of
+from .lab import HUP, Lab, mask_of
+from .programs import MOST_SOCKETS, Both, Differential, numbers, outcome, picks
 
 SOL = socket.SOL_SOCKET
 
@@ -27,10 +27,13 @@ addresses = st.integers(0, 2)
 
 
 def listens(sock: socket.socket) -> bool:
+    """Return whether `sock` listens."""
     return bool(sock.getsockopt(SOL, socket.SO_ACCEPTCONN))
 
 
 class Ports(Differential):
+    """Programs of ports."""
+
     def __init__(self) -> None:
         super().__init__()
         self.tried: dict[socket.socket, str] = {}
@@ -84,7 +87,7 @@ class Ports(Differential):
         return any(not mask_of(memory) and not listens(memory) for memory, _ in self.socks)
 
     def may_end(self, both: Both) -> bool:
-        return PATIENT or not listens(both[0]) or not self._knocks()
+        return self.patient or not listens(both[0]) or not self._knocks()
 
     @precondition(Differential.has_sockets)
     @rule(index=picks, address=addresses, number=numbers)
@@ -203,7 +206,3 @@ class Ports(Differential):
     @rule(index=picks)
     def receive(self, index: int) -> None:
         self.same(self.pick(index), lambda sock: sock.recv(2))
-
-
-TestPorts = Ports.TestCase
-TestPorts.settings = program(60)

@@ -1,7 +1,7 @@
-"""Random programs with streams, on the memory stack and on the kernel.
+"""Random programs with streams, on a stack and on the kernel.
 
-Nothing here fills a buffer (test_memory_differential_full.py) or shares a port
-(test_memory_differential_ports.py).
+Nothing here fills a buffer (program_full.py) or shares a port
+(program_ports.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from differential import Both, Differential, picks, program
-from memory_helpers import SIOCATMARK, Lab, ask
+from .lab import SIOCATMARK, Lab, ask
+from .programs import Both, Differential, picks
 
 SOL = socket.SOL_SOCKET
 PEEK = socket.MSG_PEEK
@@ -37,6 +37,8 @@ sizes = st.integers(1, 12)
 
 
 class Streams(Differential):
+    """Programs of streams."""
+
     @initialize(how=st.sampled_from(sorted(FAMILIES)))
     def listen(self, how: str) -> None:
         self.listen_as(how)
@@ -177,7 +179,3 @@ class Streams(Differential):
     @rule(index=picks, count=st.integers(0, 9))
     def low_water_mark(self, index: int, count: int) -> None:
         self.same(self.pick(index), lambda sock: sock.setsockopt(SOL, socket.SO_RCVLOWAT, count))
-
-
-TestStreams = Streams.TestCase
-TestStreams.settings = program(60)

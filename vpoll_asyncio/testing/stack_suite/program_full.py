@@ -1,4 +1,4 @@
-"""Random programs that fill buffers, on the memory stack and on the kernel.
+"""Random programs that fill buffers, on a stack and on the kernel.
 
 How much fits differs.  What is compared is what a full buffer does: to masks, to `send`,
 to a FIN or a reset behind it; and that whoever drains it gets every byte.
@@ -12,9 +12,9 @@ import socket
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from differential import Both, Differential, outcome, picks, program
-from memory_helpers import FIONREAD, W, ask, fill, mask_of, until
-from vpoll_asyncio.events import EventMask
+from ...events import EventMask
+from .lab import FIONREAD, W, ask, fill, mask_of, until
+from .programs import Both, Differential, outcome, picks
 
 FULL = "full"
 
@@ -158,7 +158,3 @@ class Full(Differential):
     def count_waiting(self, index: int) -> None:
         if self.peers[self.pick(index)] not in self.flooded:
             self.same(self.pick(index), lambda sock: ask(sock, FIONREAD))
-
-
-TestFull = Full.TestCase
-TestFull.settings = program(40)

@@ -1,15 +1,12 @@
-"""The same program on the memory stack and on the kernel, step by step.
+"""Random programs: the same steps on the stack and on the kernel, compared one by one.
 
 `Differential` is the state machine that the programs have in common.  Each socket is
-two: the memory stack's and the kernel's.  A rule does the same to both and compares
-what they answer; after every rule the event masks, the names and the peers' names of all
-are compared.  The kernel may take a moment: the masks are waited for.
+two: the stack's and the kernel's.  A rule does the same to both and compares what they
+answer; after every rule the event masks, the names and the peers' names of all are
+compared.  Either may take a moment: the masks are waited for.
 
 Programs name ports that no one else is given: outside the range from which systems
 choose, and unused.  Ports that the two choose themselves differ, and are not compared.
-
-``VPOLL_TEST_EXAMPLES=5000`` runs each machine that many times.  With
-``VPOLL_TEST_PATIENT=1`` they go where the kernel needs seconds.
 """
 
 from __future__ import annotations
@@ -17,36 +14,25 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from memory_helpers import BOUND, FIONREAD, Lab, ask, error_of, linger_zero, mask_of, until
-from vpoll_asyncio.stacks.base import Stack
-from vpoll_asyncio.stacks.host import host_stack
-from vpoll_asyncio.stacks.memory import MemoryStack
-
-__all__ = [
-    "MOST_SOCKETS",
-    "PATIENT",
-    "Both",
-    "Differential",
-    "numbers",
-    "outcome",
-    "picks",
-    "program",
-]
+from ...stacks.host import host_stack
+from .base import SuiteBase, on_loopback
+from .lab import BOUND, FIONREAD, Hosts, Lab, ask, error_of, linger_zero, mask_of, until
 
 MOST_SOCKETS = 8
-
-_ASKED = int(os.environ.get("VPOLL_TEST_EXAMPLES") or 0)
-
-PATIENT = bool(os.environ.get("VPOLL_TEST_PATIENT"))
-"""Whether to wait for what takes the kernel seconds: a SYN that is sent again."""
 
 Outcome = tuple[str, Any]
 Both = tuple[socket.socket, socket.socket]
@@ -56,13 +42,28 @@ numbers = st.integers(0, 7)
 """Ports for `Differential.aimed`."""
 
 
-def program(examples: int, steps: int = 40) -> settings:
-    """Return the settings of a machine that runs `examples` times unless more are asked for."""
-    return settings(
-        max_examples=_ASKED or examples,
-        stateful_step_count=steps,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+_STEPS = 40
+
+
+def run_program(
+    machine: type[Differential], hosts: Hosts, examples: int, patient: bool, without: Iterable[str]
+) -> None:
+    """Run `examples` random programs of `machine` on the server host of `hosts`.
+
+    patient -- whether to wait for what takes the kernel seconds: a SYN that is sent again
+    without -- rules that are left out
+    """
+    body: dict[str, Any] = dict.fromkeys(without)
+    body |= {"hosts": on_loopback(hosts), "patient": patient}
+    made = type(machine.__name__, (machine,), body)
+    run_state_machine_as_test(
+        made,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=_STEPS,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        ),
     )
 
 
@@ -101,6 +102,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def outcome(call: Callable[..., Any], *args: Any) -> Outcome:
+    """Return what `call` returns, or its errno, as a pair that can be compared."""
     try:
         return "returned", call(*args)
     except OSError as exc:
@@ -110,20 +112,24 @@ def outcome(call: Callable[..., Any], *args: Any) -> Outcome:
 class Differential(RuleBasedStateMachine):
     """Two labs whose sockets with the same index do the same."""
 
+    hosts: ClassVar[Hosts]
+    """Where the programs run, both hosts the same."""
+    patient: ClassVar[bool] = False
+    """Whether to wait for what takes the kernel seconds: a SYN that is sent again."""
+
     failed = False
     """Whether a difference has been found: every shorter program with it waits for its end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = MemoryStack()
-        stacks: tuple[Stack, Stack] = (self.memory, host_stack())
-        self.labs = [Lab(stack) for stack in stacks]
+        kernel = on_loopback(Hosts(host_stack(), host_stack(), "127.0.0.1", "127.0.0.1"))
+        self.labs = [Lab(self.hosts), Lab(kernel)]
         self.socks: list[Both] = []
         self.fixed = [0, *free_ports(3)]
 
     def add(self, make: Callable[[Lab], socket.socket]) -> Both:
-        memory, host = self.labs
-        both = make(memory), make(host)
+        stack, host = self.labs
+        both = make(stack), make(host)
         self.socks.append(both)
         return both
 
@@ -132,9 +138,9 @@ class Differential(RuleBasedStateMachine):
 
     def same(self, both: Both, call: Callable[[socket.socket], Any]) -> Any:
         """Do `call` on both and compare; return the common outcome."""
-        in_memory, on_host = (outcome(call, sock) for sock in both)
-        assert in_memory == on_host
-        return in_memory
+        on_stack, on_host = (outcome(call, sock) for sock in both)
+        assert on_stack == on_host
+        return on_stack
 
     def aimed(self, both: Both, number: int, call: Callable[[socket.socket, int], Any]) -> Any:
         """Like `same`, with a port: 0, a fixed one, or that of one of the sockets."""
@@ -168,28 +174,30 @@ class Differential(RuleBasedStateMachine):
 
     def settle(self, number: int, both: Both) -> None:
         """Wait until both show the same events."""
-        in_memory, on_host = both
+        on_stack, on_host = both
         compared = ~self.not_compared(both)
-        expected = mask_of(in_memory) & compared
+        bound = _BOUND_ONCE_FAILED if Differential.failed else BOUND
+
+        def agree() -> bool:
+            return not (mask_of(on_stack) ^ mask_of(on_host)) & compared
+
         try:
-            bound = _BOUND_ONCE_FAILED if Differential.failed else BOUND
-            until(lambda: mask_of(on_host) & compared == expected, bound=bound)
+            until(agree, bound=bound, drive=self.labs[0].drive)
         except AssertionError:
             Differential.failed = True
             raise AssertionError(
-                f"socket {number}: memory {mask_of(in_memory)!r}, kernel {mask_of(on_host)!r}"
+                f"socket {number}: stack {mask_of(on_stack)!r}, kernel {mask_of(on_host)!r}"
             ) from None
 
     @invariant()
     def names_agree(self) -> None:
-        for in_memory, on_host in self.socks:
-            self.same_name(outcome(in_memory.getsockname), outcome(on_host.getsockname))
-            self.same_name(outcome(in_memory.getpeername), outcome(on_host.getpeername))
+        for on_stack, on_host in self.socks:
+            self.same_name(outcome(on_stack.getsockname), outcome(on_host.getsockname))
+            self.same_name(outcome(on_stack.getpeername), outcome(on_host.getpeername))
 
     def teardown(self) -> None:
         for lab in self.labs:
             lab.close()
-        self.memory.close()
 
     def has_sockets(self) -> bool:
         return bool(self.socks)
@@ -234,3 +242,27 @@ class Differential(RuleBasedStateMachine):
     @rule(index=picks)
     def count_waiting(self, index: int) -> None:
         self.same(self.pick(index), lambda sock: ask(sock, FIONREAD))
+
+
+class ProgramSuite(SuiteBase):
+    """What the tests that run programs have in common."""
+
+    patient: ClassVar[bool] = False
+    """Whether to wait for what takes the kernel seconds."""
+
+    programs: ClassVar[dict[str, type[Differential]]] = {}
+    """By the name that ``differences`` calls them."""
+
+    @classmethod
+    def check_rule(cls, program: str, rule: str) -> None:
+        """Raise ValueError when there is no such program, or it has no such rule."""
+        if program not in cls.programs or not hasattr(cls.programs[program], rule):
+            raise ValueError(
+                f"{cls.__name__}.differences names {program}.{rule}: expected a rule of one of "
+                f"{', '.join(cls.programs)}"
+            )
+
+    def run_program(self, name: str, hosts: Hosts) -> None:
+        """Run random programs, without the rules that are declared to differ."""
+        without = [key.partition(".")[2] for key in self.differences if key.startswith(f"{name}.")]
+        run_program(self.programs[name], hosts, self.examples, self.patient, without)
