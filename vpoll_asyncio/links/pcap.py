@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
-from .base import Link
+from .. import native
+from .base import Link, NativePort
 from .limits import longest_frame, shortest_frame
 from .nesting import split_path
 from .pcapfile import SNAPLEN, File, PcapWriter
@@ -31,8 +34,9 @@ class PcapLink(LinkWrapper):
     it; one that is lost on the other side of that (a cable that is unplugged) is among
     them.  A failure ends the capture and never the network: see `error`.
 
-    A compiled stack moves its frames through Python here, where it would go round it on
-    the inner link alone.
+    A compiled stack goes round Python as it does on the inner link alone, where the file
+    is a regular one and there is a C compiler (or ``python -m vpoll_asyncio build`` has
+    been run): each frame is then a write of its own, with its own time.
 
     Raises ValueError for a bad snaplen, TypeError for a file that is none, and the
     OSError of opening the file.
@@ -48,12 +52,37 @@ class PcapLink(LinkWrapper):
         super().__init__(inner)
         self._shortest = shortest_frame(inner.medium)
         self._longest = longest_frame(inner.medium, inner.mtu)
+        self._tee: _Tee | None = None
         self._writer = PcapWriter(file, medium=inner.medium, snaplen=snaplen)
 
     @property
     def error(self) -> OSError | None:
         """What ended the capture (EPIPE: its reader has gone), or None while it goes on."""
+        self._look_at_tee()
         return self._writer.error
+
+    def _look_at_tee(self) -> None:
+        """Hear of a failure that compiled code has met: it cannot say so itself."""
+        tee, writer = self._tee, self._writer
+        if tee is not None and writer.error is None and (number := tee.error):
+            writer.fail(OSError(number, os.strerror(number)))
+
+    @property
+    def native(self) -> NativePort | None:
+        file = self._writer.regular_fd
+        port = self.inner.native
+        if port is None or file is None:
+            return None
+        if self._tee is None:
+            try:
+                module = native.load("tee")
+            except OSError:
+                # There is no compiler; Python does it.
+                return None
+            self._tee = _Tee(
+                module, port, file, self._writer.snaplen, self._shortest, self._longest
+            )
+        return self._tee.port
 
     @property
     def missed(self) -> int:
@@ -79,11 +108,43 @@ class PcapLink(LinkWrapper):
         try:
             self.inner.close()
         finally:
+            self._look_at_tee()
+            tee, self._tee = self._tee, None
             self._writer.close()
+            if tee is not None:
+                tee.close()
 
     def __repr__(self) -> str:
         ended = f" ended: {self.error.strerror}" if self.error is not None else ""
         return f"<PcapLink {self._writer.name}{ended} inner={self.inner!r}>"
+
+
+class _Tee:
+    """The compiled tee of one link; the port of `PcapLink.native`."""
+
+    def __init__(
+        self,
+        module: Any,
+        port: NativePort,
+        file: int,
+        snaplen: int,
+        shortest: int,
+        longest: int,
+    ) -> None:
+        self._module = module
+        self._address: int = module.new(
+            port.fd, port.recv, port.send, port.context, file, snaplen, shortest, longest
+        )
+        self.port = NativePort(port.fd, module.recv, module.send, self._address, port.batch)
+
+    @property
+    def error(self) -> int:
+        """The errno that ended the capture, or 0."""
+        return int(self._module.error(self._address))
+
+    def close(self) -> None:
+        """Give the memory back; nobody may use the port any more."""
+        self._module.free(self._address)
 
 
 def parse_pcap(arguments: str) -> tuple[str | int, int]:

@@ -78,7 +78,9 @@ class PcapWriter:
         self.error: OSError | None = None
         """What ended the capture, or None while it goes on."""
         self.name = repr(file) if isinstance(file, str | int) else str(file)
-        self._snaplen = snaplen
+        self.snaplen = snaplen
+        self.regular_fd: int | None = None
+        """The file's descriptor, where a write to it neither waits nor raises SIGPIPE."""
         self._pid = os.getpid()
         self._pending: deque[bytes] = deque()
         self._waiting = 0
@@ -134,6 +136,8 @@ class PcapWriter:
         self._close = lambda: os.close(fd)
         if stat.S_ISFIFO(mode):
             return lambda data: _write_to_pipe(fd, data)
+        if stat.S_ISREG(mode):
+            self.regular_fd = fd
         return lambda data: os.write(fd, data)
 
     def add(self, frames: Iterable[bytes]) -> None:
@@ -143,7 +147,7 @@ class PcapWriter:
         now = time.time_ns()
         seconds, nanoseconds = divmod(now, 1_000_000_000)
         seconds &= 0xFFFFFFFF
-        pack, snaplen = _RECORD.pack, self._snaplen
+        pack, snaplen = _RECORD.pack, self.snaplen
         parts: list[bytes] = []
         for frame in frames:
             length = len(frame)
@@ -171,7 +175,7 @@ class PcapWriter:
                     return
             except (OSError, ValueError) as error:
                 # ValueError: the file object is closed.
-                self._fail(error)
+                self.fail(error)
             finally:
                 self._lock.release()
 
@@ -196,7 +200,8 @@ class PcapWriter:
                 pending.popleft()
         return True
 
-    def _fail(self, error: OSError | ValueError) -> None:
+    def fail(self, error: OSError | ValueError) -> None:
+        """End the capture for `error`: log it, once, and keep it."""
         self._pending.clear()
         self._waiting = 0
         if self.error is None:
@@ -215,6 +220,7 @@ class PcapWriter:
         if os.getpid() == self._pid:
             self._flush()
         self._pending.clear()
+        self.regular_fd = None
         if self.error is None:
             self.error = OSError(errno.EBADF, "the capture is closed")
         self._give_back()

@@ -128,6 +128,7 @@ HELPERS: dict[str, Helper] = {
             headers=("hot.h",),
             extension=True,
         ),
+        Helper(name="tee", sources=("tee.c",), headers=(), extension=True),
         Helper(
             name="fuse",
             sources=("main.c", "mount.c", "descriptors.c", "serve.c"),
