@@ -35,7 +35,9 @@ INTRODUCTION: Final = """\
 Every stack of this package runs the conformance suite of `vpoll_asyncio.testing`
 ([testing](testing.md)). Listed are the tests of it that do not hold as they do on Linux's own
 sockets. A declared difference is tried as well: once the suite's test holds, it is an error that
-the difference is still declared. What the suite does not try is on the stacks' own pages:
+the difference is still declared. In one thing the suite asks for more than Linux, which is why
+the host has a row of it: closing a socket wakes every thread that is blocked in it, with EBADF.
+What the suite does not try is on the stacks' own pages:
 [memory](memory.md), [lwip](lwip.md).
 """
 
