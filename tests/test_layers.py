@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"loops", "streams", "waiting"},
             {"forward"},
             {"__init__"},
-            {"demo"},
+            {"demo", "program"},
             {"cli"},
             {"__main__"},
             {"testing"},

@@ -12,6 +12,7 @@ from .selector import VPollSelector
 from .sockets import UserSocket, would_block
 from .stacks import Stack, open_stack
 from .stacks.current import current_stack
+from .stacks.named import stack_named
 from .streams import (
     create_connection,
     create_datagram_endpoint,
@@ -54,6 +55,7 @@ __all__ = [
     "open_link",
     "open_stack",
     "run",
+    "stack_named",
     "start_server",
     "wait_events",
     "would_block",

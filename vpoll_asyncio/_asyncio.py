@@ -128,3 +128,14 @@ def handles_signals(loop: asyncio.SelectorEventLoop) -> bool:
 def disown(loop: asyncio.SelectorEventLoop) -> None:
     """Have asyncio take `loop`, whose constructor failed, for closed when it is collected."""
     loop._closed = True  # type: ignore[attr-defined]
+
+
+def set_default_loop_factory(factory: Callable[[], asyncio.AbstractEventLoop]) -> Any:
+    """Make `factory` what asyncio's default policy makes its loops with; return the previous one.
+
+    It holds for every policy of that class, made before or afterwards.
+    """
+    policy: Any = asyncio.DefaultEventLoopPolicy
+    previous = policy.__dict__["_loop_factory"]
+    policy._loop_factory = factory if isinstance(factory, type) else staticmethod(factory)
+    return previous

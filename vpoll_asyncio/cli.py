@@ -1,7 +1,7 @@
-"""The command line: ``python -m vpoll_asyncio info | demo | build``, or ``vpoll-asyncio``.
+"""The command line: ``python -m vpoll_asyncio run | info | demo | build``, or ``vpoll-asyncio``.
 
 Exit status: 0 for success, 1 for a failure, whose reason is on standard error, 2 for a
-wrong command line, 130 after Ctrl-C.
+wrong command line, 130 after Ctrl-C; of ``run`` it is the program's.
 """
 
 from __future__ import annotations
@@ -35,14 +35,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: ``sys.argv[1:]``) and return its exit status.
 
     Raises SystemExit, as argparse does, for ``--help``, ``--version`` and a wrong
-    command line.
+    command line; and what the program of ``run`` raises to end itself.
     """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["run"]:
+        return _run(arguments[1:])
+    return _own(arguments)
+
+
+def _run(argv: Sequence[str]) -> int:
+    from .program import main as run_program
+
+    return run_program(argv)
+
+
+def _own(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description="Virtual file descriptors and user-space network stacks for asyncio.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("run", add_help=False, help="run a Python program on a stack")
     commands.add_parser("info", help="what is available here, and what is missing for the rest")
     commands.add_parser(
         "demo",
@@ -54,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and arguments.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if arguments.command is None and not arguments.version:
-        parser.error("expected a command: info, demo or build")
+        parser.error("expected a command: run, info, demo or build")
 
     try:
         if arguments.version:

@@ -10,7 +10,15 @@ from typing import Any, Final
 
 from .base import AddrInfo, Stack, StackInfo
 
-__all__ = ["AddrInfo", "Stack", "StackInfo", "available", "open_stack", "parse_config"]
+__all__ = [
+    "AddrInfo",
+    "Stack",
+    "StackInfo",
+    "available",
+    "open_stack",
+    "options_of",
+    "parse_config",
+]
 
 _GROUP: Final = "vpoll_asyncio.stacks"
 # Ours are found without installed metadata too, in a source tree on sys.path.
@@ -85,6 +93,14 @@ def parse_config(config: str) -> dict[str, str | list[str]]:
         else:
             options[key] = [before, value]
     return options
+
+
+def options_of(name: str) -> frozenset[str]:
+    """Return the names of the options that `open_stack` takes for the stack `name`.
+
+    Raises ValueError for an unknown stack.
+    """
+    return frozenset(inspect.signature(_stack_class(name)).parameters)
 
 
 def _split_at_commas(config: str) -> list[str]:
