@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from lwip_helpers import HOST4, HOST6, lwip_on_wire
 from vpoll_asyncio.stacks import open_stack
 from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.testing.stack_suite import Hosts, StackSuite
+from vpoll_asyncio.testing.stack_suite.masks import MaskTests
+from vpoll_asyncio.testing.stack_suite.urgent import UrgentTests
 
 _networks = itertools.count()
 
@@ -23,7 +26,7 @@ class Suite(StackSuite):
     With ``VPOLL_TEST_PATIENT=1`` they go where the kernel needs seconds.
     """
 
-    examples = int(os.environ.get("VPOLL_TEST_EXAMPLES") or 15)
+    examples = int(os.environ.get("VPOLL_TEST_EXAMPLES") or 30)
     patient = bool(os.environ.get("VPOLL_TEST_PATIENT"))
 
 
@@ -37,32 +40,63 @@ class TestHost(Suite):
         return Hosts(host, host, request.param, other)
 
 
+@contextlib.contextmanager
+def memory_hosts(address: str) -> Iterator[Hosts]:
+    network = f"mem://suite-{next(_networks)}"
+    with (
+        open_stack("memory", vnl=network, ip=["10.0.0.1/24", "fd00::1/64"]) as server,
+        open_stack("memory", vnl=network, ip=["10.0.0.2/24", "fd00::2/64"]) as client,
+    ):
+        if address in ("127.0.0.1", "::1"):
+            yield Hosts(server, server, address, address)
+        else:
+            yield Hosts(server, client, address, f"{address[:-1]}2")
+
+
 class TestMemory(Suite):
     differences = stack_differences.MEMORY
 
-    @pytest.fixture(params=["10.0.0.1", "fd00::1", "127.0.0.1", "::1"])
+    @pytest.fixture(params=["10.0.0.1", "fd00::1"])
     def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
-        network = f"mem://suite-{next(_networks)}"
-        with (
-            open_stack("memory", vnl=network, ip=["10.0.0.1/24", "fd00::1/64"]) as server,
-            open_stack("memory", vnl=network, ip=["10.0.0.2/24", "fd00::2/64"]) as client,
-        ):
-            address = request.param
-            if address in ("10.0.0.1", "fd00::1"):
-                yield Hosts(server, client, address, f"{address[:-1]}2")
-            else:
-                yield Hosts(server, server, address, address)
+        with memory_hosts(request.param) as hosts:
+            yield hosts
+
+
+class TestMemoryOnLoopback(MaskTests, UrgentTests):
+    @pytest.fixture(params=["127.0.0.1", "::1"])
+    def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+        with memory_hosts(request.param) as hosts:
+            yield hosts
+
+
+@contextlib.contextmanager
+def lwip_host(address: str) -> Iterator[Hosts]:
+    with lwip_on_wire() as peer:
+        yield Hosts(peer.stack, peer.stack, address, address, peer.drive, peer.stack.skip_time)
 
 
 @pytest.mark.needs("lwip")
 class TestLwip(Suite):
     differences = stack_differences.LWIP
 
-    @pytest.fixture(params=[HOST4, HOST6, "127.0.0.1", "::1"])
+    @pytest.fixture(params=[HOST4, HOST6])
     def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
-        with lwip_on_wire() as peer:
-            stack = peer.stack
-            yield Hosts(stack, stack, request.param, request.param, peer.drive, stack.skip_time)
+        with lwip_host(request.param) as hosts:
+            yield hosts
+
+
+@pytest.mark.needs("lwip")
+class TestLwipOnLoopback(MaskTests, UrgentTests):
+    differences = {
+        name: difference
+        for name, difference in stack_differences.LWIP.items()
+        if hasattr(MaskTests, name) or hasattr(UrgentTests, name)
+    }
+
+    @pytest.fixture(params=["127.0.0.1", "::1"])
+    def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+        with lwip_host(request.param) as hosts:
+            yield hosts
 
 
 def test_the_page_of_differences_is_the_one_in_force() -> None:

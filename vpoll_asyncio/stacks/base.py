@@ -171,8 +171,10 @@ class Stack(abc.ABC):
         """Let `loop` drive the stack: its links, its timers.
 
         To be called in the loop's thread, or before it runs.  Attaching to the same
-        loop again changes nothing.  Raises RuntimeError when another loop that is
-        not closed already drives a stack that only one loop can drive.
+        loop again changes nothing.  While another loop runs and drives a stack that
+        only one loop can drive, the stack serves this one as well, which takes over when
+        that one stops.  Raises RuntimeError when that other loop does not run at the
+        moment, and is not closed.
         """
 
     def detach(self, loop: asyncio.AbstractEventLoop) -> None:
