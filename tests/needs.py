@@ -126,6 +126,11 @@ def _lwip() -> str | None:
     return "vpoll_asyncio.stacks.available() does not name lwip"
 
 
+def _vdestack() -> str | None:
+    stacks = importlib.import_module("vpoll_asyncio.stacks")
+    return next((s.why for s in stacks.available() if s.name == "vdestack" and s.why), None)
+
+
 def _fuse() -> str | None:
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
@@ -175,6 +180,7 @@ CHECKS: dict[str, Check] = {
     "vde_plug": _command("vde_plug", "vdeplug"),
     "vde_vdesl": _plugin("vdesl"),
     "vde_vlan": _plugin("vlan"),
+    "vdestack": _vdestack,
     "vde_switch": _command("vde_switch", "vde2"),
     "websockets": _module("websockets"),
 }

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["COMPILED", "PYTHON", "Daemon", "NoDaemon", "launch"]
+__all__ = ["COMPILED", "PYTHON", "Daemon", "NoDaemon", "launch", "run_in_background"]
 
 COMPILED: Final = "compiled"
 PYTHON: Final = "python"
@@ -106,7 +106,7 @@ def _start(command: list[str], kind: str) -> Daemon:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
-            _run_in_background([*command, str(theirs.fileno())], theirs.fileno())
+            run_in_background([*command, str(theirs.fileno())], theirs.fileno())
         ours.settimeout(_TIMEOUT)
         message, fds, *_ = socket.recv_fds(ours, 4096, 1, socket.MSG_CMSG_CLOEXEC)
     if not message:
@@ -125,7 +125,8 @@ def _start(command: list[str], kind: str) -> Daemon:
         raise
 
 
-def _run_in_background(command: list[str], inherited: int) -> None:
+def run_in_background(command: list[str], inherited: int) -> None:
+    """Run `command` as a process that is nobody's child, with the descriptor `inherited`."""
     script = f"{shlex.join(command)} &"
     try:
         import ctypes

@@ -131,8 +131,20 @@ HELPERS: dict[str, Helper] = {
         Helper(name="tee", sources=("tee.c",), headers=(), extension=True),
         Helper(
             name="fuse",
-            sources=("main.c", "mount.c", "descriptors.c", "serve.c"),
+            sources=("main.c", "mount.c", "detach.c", "userns.c", "descriptors.c", "serve.c"),
             headers=("daemon.h", "protocol.h"),
+        ),
+        Helper(
+            name="vdestack",
+            sources=(
+                "main.c",
+                "namespace.c",
+                "serve.c",
+                "../fuse/detach.c",
+                "../fuse/userns.c",
+                "../fuse/descriptors.c",
+            ),
+            headers=("namespace.h", "../fuse/daemon.h"),
         ),
     )
 }

@@ -27,6 +27,7 @@ _OWN: Final = {
     "host": "vpoll_asyncio.stacks.host:HostStack",
     "lwip": "vpoll_asyncio.stacks.lwip:LwipStack",
     "null": "vpoll_asyncio.stacks.null:NullStack",
+    "vdestack": "vpoll_asyncio.stacks.vdestack:VdeStack",
 }
 
 

@@ -12,18 +12,10 @@
 #include "daemon.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-enum { SOCKET = 3 };
 
 static int report(int error, const char *step)
 {
@@ -36,47 +28,9 @@ static int report(int error, const char *step)
     return send_descriptors(SOCKET, &message, (unsigned)(8 + length), NULL, 0);
 }
 
-static void close_from(int first)
-{
-#ifdef SYS_close_range
-    if (syscall(SYS_close_range, first, ~0u, 0) == 0)
-        return;
-#endif
-    struct rlimit limit;
-    rlim_t end = getrlimit(RLIMIT_NOFILE, &limit) ? 1024 : limit.rlim_max;
-    if (end > 1 << 20)
-        end = 1 << 20;
-    for (rlim_t fd = (rlim_t)first; fd < end; fd++)
-        close((int)fd);
-}
-
-static int detach(int sock)
-{
-    struct sigaction standard = {.sa_handler = SIG_DFL};
-    for (int number = 1; number < NSIG; number++)
-        sigaction(number, &standard, NULL);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    setsid();
-    if (chdir("/"))
-        return -1;
-    if (sock != SOCKET && dup2(sock, SOCKET) < 0)
-        return -1;
-    int null = open("/dev/null", O_RDWR);
-    if (null < 0)
-        return -1;
-    for (int fd = 0; fd < SOCKET; fd++)
-        if (null != fd && dup2(null, fd) < 0)
-            return -1;
-    close_from(SOCKET + 1);
-    prctl(PR_SET_NAME, "vpoll-fuse");
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
-    if (argc != 2 || detach(atoi(argv[1])))
+    if (argc != 2 || detach(atoi(argv[1]), "vpoll-fuse"))
         return 2;
     struct mounted mounted;
     const char *failed = make_mount(&mounted);

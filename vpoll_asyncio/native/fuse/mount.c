@@ -68,34 +68,6 @@ static const char *mount_here(struct owner owner, int others, struct mounted *mo
     return failed;
 }
 
-static int write_file(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t done = write(fd, text, strlen(text));
-    int error = errno;
-    close(fd);
-    errno = error;
-    return done < 0 ? -1 : 0;
-}
-
-static const char *enter_namespaces(struct owner owner)
-{
-    char map[32];
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
-        return "unshare a user namespace";
-    if (write_file("/proc/self/setgroups", "deny"))
-        return "write /proc/self/setgroups";
-    snprintf(map, sizeof map, "%u %u 1", owner.uid, owner.uid);
-    if (write_file("/proc/self/uid_map", map))
-        return "write /proc/self/uid_map";
-    snprintf(map, sizeof map, "%u %u 1", owner.gid, owner.gid);
-    if (write_file("/proc/self/gid_map", map))
-        return "write /proc/self/gid_map";
-    return NULL;
-}
-
 struct outcome {
     int error;
     char step[64];
@@ -105,7 +77,7 @@ static void mount_and_send(int sock, struct owner owner)
 {
     struct outcome outcome = {0};
     struct mounted mounted;
-    const char *failed = enter_namespaces(owner);
+    const char *failed = enter_user_namespace(CLONE_NEWNS);
     if (!failed)
         failed = mount_here(owner, 0, &mounted);
     if (failed) {
