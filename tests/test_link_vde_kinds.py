@@ -27,7 +27,8 @@ from link_helpers import (
     send_all,
     wait_link,
 )
-from vde_ends import CHECKS, KINDS, Kind, free_udp_ports, pumped, vde_switch
+from pcap_helpers import frames_of
+from vde_ends import CHECKS, KINDS, Kind, free_udp_ports, get, pumped, vde_switch
 from vpoll_asyncio import EventMask
 from vpoll_asyncio.links import Link, VdeLink, open_link
 
@@ -152,10 +153,12 @@ def test_an_end_that_is_killed_may_come_back(scheme: str, tmp_path: Path) -> Non
         with contextlib.ExitStack() as stack:
             with pumped(link) if is_node else contextlib.nullcontext():
                 back = stack.enter_context(open_link(vnl))
-            send_all(link, numbered(1, to=BROADCAST))
-            assert receive(back, 1) == numbered(1, to=BROADCAST)
-            send_all(back, numbered(1, to=BROADCAST))
-            assert receive(link, 1) == numbered(1, to=BROADCAST)
+            # A switch may still have some of those before.
+            hello, answer = numbered(5, to=BROADCAST)[3:]
+            send_all(link, [hello])
+            get(back, hello)
+            send_all(back, [answer])
+            get(link, answer)
 
 
 # The command connection: vde_ctlfd.
@@ -255,3 +258,37 @@ def test_a_line_that_is_cut_is_a_reset() -> None:
         for _ in range(2):
             with pytest.raises(ConnectionResetError, match="has gone"):
                 link.recv_batch()
+
+
+@pytest.mark.parametrize(
+    ("vnl", "missing"), [("nosuch://x", "nosuch"), ("vlan://3{vlan://4{wire://lab}}", "wire")]
+)
+@pytest.mark.needs("vde_vlan")
+def test_the_plugin_that_is_missing_is_named_however_deep_it_is(vnl: str, missing: str) -> None:
+    with pytest.raises(OSError, match=f"no plugin for {missing}://") as caught:
+        VdeLink(vnl)
+    assert caught.value.errno == errno.EPROTONOSUPPORT
+
+
+@pytest.mark.needs("vde_vlan")
+def test_a_locator_that_lacks_the_inner_one_says_what_the_form_is() -> None:
+    with pytest.raises(OSError, match=r"vlan://NUMBER\{LOCATOR\}"):
+        open_link("vlan://3")
+
+
+@pytest.mark.parametrize("inner", ["switch://{}/s", "ptp://{}/p"])
+@pytest.mark.usefixtures("no_fd_leak")
+def test_a_bad_network_and_a_capture_go_around_a_plug(inner: str, tmp_path: Path) -> None:
+    vnl = f"netem://delay=5ms{{pcap://{tmp_path}/x.pcap{{{inner.format(tmp_path)}}}}}"
+    with open_link(vnl) as link, contextlib.ExitStack() as stack:
+        with pumped(link) if "switch" in inner else contextlib.nullcontext():
+            far = stack.enter_context(
+                open_link(inner.format(tmp_path).replace("switch://", "vde://"))
+            )
+        link.send_batch(numbered(1, to=BROADCAST))
+        while not (got := link.recv_batch() or far.recv_batch()):
+            wait_link(link, EventMask.IN)
+        assert got == numbered(1, to=BROADCAST)
+        send_all(far, numbered(2, to=BROADCAST))
+        assert receive(link, 2) == numbered(2, to=BROADCAST)
+    assert frames_of((tmp_path / "x.pcap").read_bytes())[:1] == numbered(1, to=BROADCAST)

@@ -17,6 +17,7 @@ from typing import Final
 from . import hangup, libvdeplug, slirp, slirplog
 from .base import Link, NativePort
 from .limits import ETHERNET_HEADER, FRAME_LOST, check_mtu, closed_error, longest_frame
+from .nesting import parse_nested
 
 __all__ = ["VdeLink", "scheme_of"]
 
@@ -42,6 +43,8 @@ _FORMS: Final = {
     "vde": "is vde_switch running with that path (vde:///path)?",
     "switch": "the folder that it makes must not exist, its parent must",
     "hub": "the folder that it makes must not exist, its parent must",
+    "vlan": "the form is vlan://NUMBER{LOCATOR}",
+    "agno": "the form is agno:///path/of/a/keyfile{LOCATOR}",
     "ptp": "the form is ptp:///path/of/a/socket, which two ends may open",
 }
 
@@ -127,8 +130,9 @@ class VdeLink(Link):
             # A command must get the process's own mask; plugins that nest have slirp inside.
             return self._library.open(vnl, block_signals="slirp://" in vnl)
         except OSError as error:
-            if error.errno == errno.EPROTONOSUPPORT:
-                raise _no_plugin(self.scheme) from error
+            missing = _missing_plugin(vnl)
+            if missing is not None:
+                raise _no_plugin(missing) from error
             hint = _FORMS.get(self.scheme)
             text = f"cannot open {vnl}: {error.strerror}" + (f" ({hint})" if hint else "")
             raise OSError(error.errno, text) from error
@@ -313,6 +317,21 @@ def _check_seqpacket(vnl: str) -> None:
 def _is_seqpacket(fd: int) -> bool:
     with socket.socket(fileno=os.dup(fd)) as sock:
         return sock.type == socket.SOCK_SEQPACKET
+
+
+def _missing_plugin(vnl: str) -> str | None:
+    """Return the scheme that has no plugin, the outermost one of a locator that nests."""
+    while True:
+        try:
+            scheme, nested = scheme_of(vnl), parse_nested(vnl)
+        except ValueError:
+            # Braces of a command's own, say.
+            return None
+        if libvdeplug.plugin_path(scheme) is None:
+            return scheme
+        if nested is None:
+            return None
+        vnl = nested.inner
 
 
 def _no_plugin(scheme: str) -> OSError:
