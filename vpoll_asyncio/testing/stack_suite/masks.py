@@ -24,6 +24,12 @@ from .lab import (
     small_buffers,
 )
 
+WAYS = [
+    pytest.param([socket.SHUT_RDWR], id="at once"),
+    pytest.param([socket.SHUT_RD, socket.SHUT_WR], id="one by one"),
+]
+"""To shut down both directions."""
+
 
 class MaskTests(SuiteBase):
     """The masks of streams, then those of datagram sockets."""
@@ -180,13 +186,7 @@ class MaskTests(SuiteBase):
         assert error_of(client) == errno.EPIPE
         assert error_of(server) == errno.ECONNRESET
 
-    @pytest.mark.parametrize(
-        "ways",
-        [
-            pytest.param([socket.SHUT_RDWR], id="at once"),
-            pytest.param([socket.SHUT_RD, socket.SHUT_WR], id="one by one"),
-        ],
-    )
+    @pytest.mark.parametrize("ways", WAYS)
     def test_shutting_both_directions_resets_a_sender_with_data_left(
         self, lab: Lab, ways: list[int]
     ) -> None:
@@ -197,7 +197,18 @@ class MaskTests(SuiteBase):
         lab.settles(client, DEAD | ERR)
         lab.settles(server, DEAD | ERR)
         assert error_of(client) == errno.EPIPE
-        # What had arrived can be read, and the rest is lost.
+        assert error_of(server) == errno.ECONNRESET
+
+    @pytest.mark.parametrize("ways", WAYS)
+    def test_what_had_arrived_before_such_a_reset_can_be_read(
+        self, own: Lab, ways: list[int]
+    ) -> None:
+        client, server = own.pair()
+        own.fill(client)
+        for how in ways:
+            server.shutdown(how)
+        own.settles(server, DEAD | ERR)
+        # The rest is lost.
         assert server.recv(1 << 24)
         assert failure(server.recv, 1) == errno.ECONNRESET
         assert server.recv(1) == b""
