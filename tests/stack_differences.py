@@ -23,7 +23,7 @@ from vpoll_asyncio.testing.stack_suite import (
     mask_of,
 )
 
-__all__ = ["DECLARED", "HOST", "LWIP", "MEMORY", "PAGE", "render"]
+__all__ = ["DECLARED", "HOST", "LWIP", "MEMORY", "PAGE", "VDESTACK", "render"]
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "stack-differences.md"
 
@@ -38,7 +38,7 @@ sockets. A declared difference is tried as well: once the suite's test holds, it
 the difference is still declared. In one thing the suite asks for more than Linux, which is why
 the host has a row of it: closing a socket wakes every thread that is blocked in it, with EBADF.
 What the suite does not try is on the stacks' own pages:
-[memory](memory.md), [lwip](lwip.md).
+[memory](memory.md), [lwip](lwip.md), [vdestack](vdestack.md).
 """
 
 SOL: Final = socket.SOL_SOCKET
@@ -110,13 +110,19 @@ _ORACLE: Final = Difference(
     run=False,
 )
 
+_KERNEL_CLOSE: Final = Difference(
+    "closing a socket does not wake a thread that is blocked in it: shut it down first",
+    run=False,
+)
+
 HOST: Final[Mapping[str, Difference]] = {
     "test_random_programs_with_datagrams": _ORACLE,
     "test_random_programs_about_ports": _ORACLE,
-    "test_closing_wakes_whoever_is_blocked": Difference(
-        "closing a socket does not wake a thread that is blocked in it: shut it down first",
-        run=False,
-    ),
+    "test_closing_wakes_whoever_is_blocked": _KERNEL_CLOSE,
+}
+
+VDESTACK: Final[Mapping[str, Difference]] = {
+    "test_closing_wakes_whoever_is_blocked": _KERNEL_CLOSE,
 }
 
 MEMORY: Final[Mapping[str, Difference]] = {}
@@ -174,6 +180,7 @@ DECLARED: Final[Mapping[str, Mapping[str, Difference]]] = {
     "host": HOST,
     "memory": MEMORY,
     "lwip": LWIP,
+    "vdestack": VDESTACK,
 }
 """By stack, in the order of the page."""
 

@@ -11,7 +11,8 @@ import pytest
 
 import stack_differences
 from lwip_helpers import HOST4, HOST6, lwip_on_wire
-from vpoll_asyncio.stacks import open_stack
+from vpoll_asyncio.links import wire_pair
+from vpoll_asyncio.stacks import Stack, open_stack
 from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.testing.stack_suite import Hosts, StackSuite
 from vpoll_asyncio.testing.stack_suite.masks import MaskTests
@@ -97,6 +98,28 @@ class TestLwipOnLoopback(MaskTests, UrgentTests):
     def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
         with lwip_host(request.param) as hosts:
             yield hosts
+
+
+@pytest.fixture(scope="module")
+def vdestacks() -> Iterator[tuple[Stack, Stack]]:
+    near, far = wire_pair()
+    with (
+        open_stack("vdestack", link=near, ip=["10.0.0.1/24", "fd00::1/64"]) as server,
+        open_stack("vdestack", link=far, ip=["10.0.0.2/24", "fd00::2/64"]) as client,
+    ):
+        yield server, client
+
+
+@pytest.mark.needs("vdestack")
+class TestVdestack(Suite):
+    """Two Linux hosts on a wire: what arrives arrives later."""
+
+    differences = stack_differences.VDESTACK
+
+    @pytest.fixture(params=["10.0.0.1", "fd00::1"])
+    def hosts(self, request: pytest.FixtureRequest, vdestacks: tuple[Stack, Stack]) -> Hosts:
+        server, client = vdestacks
+        return Hosts(server, client, request.param, f"{request.param[:-1]}2")
 
 
 def test_the_page_of_differences_is_the_one_in_force() -> None:
