@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import errno
+import gc
 import os
 import select
 import signal
@@ -487,6 +488,34 @@ def test_a_link_that_breaks_is_told(tmp_path: Path) -> None:
                 break
             deadline.wait(0.01)
         assert isinstance(stack.link_error, ConnectionResetError)
+
+
+def test_one_that_is_collected_in_its_own_thread_warns_and_closes(no_fd_leak: None) -> None:
+    held: list[va.Stack] = []
+    helper: list[int] = []
+    ready: list[bool] = []
+    collected = threading.Event()
+
+    def send(packet: bytes) -> None:
+        if ready and held:
+            held.clear()
+            gc.collect()
+            collected.set()
+
+    def abandon() -> None:
+        held.append(opened(va.PacketLink(send), 1))
+        helper.append(held[0].helper)  # type: ignore[attr-defined]
+        with held[0].socket(type=socket.SOCK_DGRAM) as sock:
+            plain = socket.socket(fileno=os.dup(sock.fileno()))
+        del sock
+        ready.append(True)
+        with plain:
+            plain.sendto(b"data", ("10.9.0.2", 1))
+        assert collected.wait(PATIENCE)
+
+    with pytest.warns(ResourceWarning, match="unclosed <VdeStack"):
+        abandon()
+    assert gone(helper[0])
 
 
 @pytest.mark.parametrize(

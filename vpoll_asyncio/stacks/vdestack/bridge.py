@@ -41,7 +41,7 @@ class Bridge:
         self.rx_frames = self.rx_bytes = self.rx_dropped = 0
         self.tx_frames = self.tx_bytes = 0
         self._sleeping = False
-        self._stop = False
+        self._stop = threading.Event()
         # Re-entrant: a signal handler may give the link a frame.
         self._ringing = threading.RLock()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -57,7 +57,7 @@ class Bridge:
         try:
             self._carry()
         except OSError as error:
-            if not self._stop:
+            if not self._stop.is_set():
                 self.link_error = error
 
     def _ring(self, _mask: int = 0) -> None:
@@ -86,6 +86,8 @@ class Bridge:
 
     def _sleep(self, pollable: int | VPoll, full: bool) -> bool:
         """Wait for a frame, or for room in the link while it is `full`; False at the end."""
+        if self._stop.is_set():
+            return False
         poller = select.poll()
         poller.register(self._wakeup, select.POLLIN)
         if not full:
@@ -94,7 +96,7 @@ class Bridge:
         pause = None
         if isinstance(pollable, VPoll):
             self._sleeping = True
-            if self._stop or pollable.peek() & (wanted | select.POLLERR | select.POLLHUP):
+            if self._stop.is_set() or pollable.peek() & (wanted | select.POLLERR | select.POLLHUP):
                 pause = 0
         else:
             poller.register(pollable, wanted)
@@ -103,7 +105,7 @@ class Bridge:
         if any(fd == self._wakeup for fd, _ in found):
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wakeup)
-        return not self._stop
+        return not self._stop.is_set()
 
     def _inward(self) -> None:
         for frame in self._link.recv_batch(_BATCH):
@@ -140,9 +142,11 @@ class Bridge:
         """End the thread and close the device."""
         if self._device < 0:
             return
-        self._stop = True
+        self._stop.set()
         os.eventfd_write(self._wakeup, 1)
-        self._thread.join()
+        # A stack that is collected may be so in this very thread, which then ends by itself.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
         with self._ringing:
             self._sleeping = False
             self.after_fork()
