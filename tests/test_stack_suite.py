@@ -15,7 +15,9 @@ from vpoll_asyncio.links import wire_pair
 from vpoll_asyncio.stacks import Stack, open_stack
 from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.testing.stack_suite import Hosts, StackSuite
+from vpoll_asyncio.testing.stack_suite.loops import LoopTests
 from vpoll_asyncio.testing.stack_suite.masks import MaskTests
+from vpoll_asyncio.testing.stack_suite.transfers import TransferTests
 from vpoll_asyncio.testing.stack_suite.urgent import UrgentTests
 
 _networks = itertools.count()
@@ -120,6 +122,20 @@ class TestVdestack(Suite):
     def hosts(self, request: pytest.FixtureRequest, vdestacks: tuple[Stack, Stack]) -> Hosts:
         server, client = vdestacks
         return Hosts(server, client, request.param, f"{request.param[:-1]}2")
+
+
+@pytest.mark.needs("lwip", "vdestack")
+class TestLwipServesLinux(TransferTests, LoopTests):
+    """Two different implementations on a wire, lwIP driven by the suite or by the loop."""
+
+    @pytest.fixture(params=["10.0.0.1", "fd00::1"])
+    def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+        near, far = wire_pair()
+        with (
+            open_stack("lwip", link=near, ip=["10.0.0.1/24", "fd00::1/64"]) as server,
+            open_stack("vdestack", link=far, ip=["10.0.0.2/24", "fd00::2/64"]) as client,
+        ):
+            yield Hosts(server, client, request.param, f"{request.param[:-1]}2")
 
 
 def test_the_page_of_differences_is_the_one_in_force() -> None:
