@@ -91,18 +91,6 @@ def test_the_configuration_string(no_fd_leak: None) -> None:
         assert stack.mtu == 1400
 
 
-def test_a_second_stack_is_refused_until_the_first_is_closed(peer: Peer) -> None:
-    near, far = wire_pair()
-    with far:
-        with pytest.raises(OSError, match="another lwIP stack") as caught:
-            open_stack("lwip", link=near, ip="10.9.0.1/24")
-        assert caught.value.errno == errno.EBUSY
-        assert near.closed
-    peer.stack.close()
-    with lwip_on_wire():
-        pass
-
-
 @pytest.mark.parametrize(
     ("family", "kind", "proto", "number"),
     [

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from . import _build, _cache
+from . import _build, _cache, _instances
 from ._errors import NativeError
 
 __all__ = [
@@ -166,7 +166,7 @@ class Built(NamedTuple):
         return self.path is not None
 
 
-_loaded: dict[str, ModuleType] = {}
+_loaded: dict[tuple[str, int], ModuleType] = {}
 _lock = threading.Lock()
 
 
@@ -230,19 +230,37 @@ def build(name: str) -> Path:
     return path
 
 
-def load(name: str) -> ModuleType:
+def load(name: str, instance: int = 0) -> ModuleType:
     """Return the helper `name` as a module; a cffi module has ``ffi`` and ``lib``.
 
-    Compiles it first when there is no compiled one.  Raises as `build` does, and
-    ValueError for a helper that is a program.
+    instance -- of a helper that is linked with a library: which of any number of
+        instances, each with global state of its own.  Those beyond the first are made of
+        copies of both files; none is ever unloaded.
+
+    Compiles it first when there is no compiled one.  Raises as `build` does, ValueError
+    for a helper that is a program or has no instances, and OSError when the copies cannot
+    be made or loaded, as from a file system that is mounted noexec.
     """
-    if _helper(name).program:
+    helper = _helper(name)
+    if helper.program:
         raise ValueError(f"the native helper {name!r} is a program: build() returns its path")
+    if instance and not helper.library:
+        raise ValueError(f"the native helper {name!r} has one instance only")
     with _lock:
-        module = _loaded.get(name)
+        module = _loaded.get((name, instance))
         if module is None:
-            module = _loaded[name] = _import(_helper(name), build(name))
+            path = build(name)
+            if instance:
+                path = _copy(helper, path, instance)
+            module = _loaded[name, instance] = _import(helper, path)
     return module
+
+
+def _copy(helper: Helper, path: Path, instance: int) -> Path:
+    library = _build.find_library(helper.library)
+    assert library is not None  # build() has found it
+    with _cache.locked(path.parent, helper.module):
+        return _instances.copy(path, library, instance)
 
 
 def load_built(name: str) -> ModuleType | None:
@@ -278,7 +296,7 @@ def missing(name: str) -> str:
     Looks only, builds nothing.  Raises ValueError for an unknown name.
     """
     helper = _helper(name)
-    if name in _loaded:
+    if (name, 0) in _loaded:
         return ""
     try:
         _build.require_runtime(helper)

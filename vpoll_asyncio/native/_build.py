@@ -26,7 +26,11 @@ _TIMEOUT = 300
 
 def flags(helper: Helper) -> tuple[str, ...]:
     """Return the compiler's options for `helper`, without files."""
-    return (*_FLAGS, "-fPIE", "-pie") if helper.program else (*_FLAGS, "-fPIC", "-shared")
+    if helper.program:
+        return (*_FLAGS, "-fPIE", "-pie")
+    # Copies of the library, of further instances, are found beside the copies of the helper.
+    found = ("-Wl,-rpath,$ORIGIN",) if helper.library else ()
+    return (*_FLAGS, "-fPIC", "-shared", *found)
 
 
 def _lacking(what: str, package: str) -> NativeError:

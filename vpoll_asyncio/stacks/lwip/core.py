@@ -47,12 +47,12 @@ class Core:
     """The C side of one stack, with what it needs of Python.
 
     Parameters:
-    native -- the helper, as `vpoll_asyncio.native.load` returns it
+    native -- an instance of the helper, as `vpoll_asyncio.native.load` returns it
     link -- where frames go
     mac, mtu -- of the interface
 
-    Raises OSError: EBUSY while another lwIP stack is open in the process, ELIBBAD when
-    the library does not match its headers.  Every method may be called from any thread.
+    Raises OSError: EBUSY while another stack has the instance, ELIBBAD when the library
+    does not match its headers.  Every method may be called from any thread.
     """
 
     def __init__(self, native: Any, link: Link, mac: bytes, mtu: int) -> None:
@@ -61,6 +61,8 @@ class Core:
         self._ffi: Any = native.ffi
         self._require_matching_library()
         ffi, lib = self._ffi, self._lib
+        self.instance: str = native.__file__
+        """The file of the C side, which no other open stack has."""
         self._send = lib.vp_send
         self._null = ffi.NULL
         self._link = link
@@ -83,7 +85,7 @@ class Core:
         self._python_link = port is None
         self._calls = calls_of(native)
         self.sockets = masks_of(native)
-        """The process's sockets and their masks."""
+        """The instance's sockets and their masks."""
         self._flushing = threading.Lock()
         # One for each call that is under way: threads, and handlers that interrupt one.
         self._scratches: deque[Any] = deque(maxlen=8)
@@ -92,10 +94,7 @@ class Core:
         self.status = lib.vp_status()
         """The C side's ``struct vp_status``; after a call, `settle` while ``attention`` is set."""
         self._unsent: list[bytes] = []
-        result = lib.vp_open(config)
-        if result == -errno.EBUSY:
-            raise OSError(errno.EBUSY, "another lwIP stack is open in this process: close it first")
-        raise_errno(result)
+        raise_errno(lib.vp_open(config))
         self.closed = False
 
     def _require_matching_library(self) -> None:

@@ -1,7 +1,6 @@
 """The calls of every message, which are compiled (native/lwip/masks.c and calls.c).
 
-There is one C side in the process, and sockets outlive their stack, so the masks are the
-process's and no stack's.
+Sockets outlive their stack, so the masks are those of an instance of the C side, and no stack's.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from ...links import open_link
 from ...links.base import Link
 from ...vpoll import VPoll
 from ..base import Stack
+from . import instances
 from .blocking import BlockingDriver
 from .config import (
     check_room,
@@ -70,11 +71,13 @@ class LwipStack(Stack):
     without being closed or detached it notices within a tenth of a second.  Every method
     may be called from any thread but where it says otherwise.
 
-    There can be one open lwIP stack in a process.  After fork(2) it stays the
-    parent's: the child's copy is closed, and the child may open one of its own.
+    Any number of stacks may be open in a process: each has an instance of the library of
+    its own, for which files are copied into the cache directory the first time.  After
+    fork(2) they stay the parent's: the child's copies are closed, and the child may open
+    stacks of its own.
 
     Raises ValueError for bad options; OSError: ENOPKG when something must be installed,
-    EBUSY while another lwIP stack is open, and whatever opening the link raises.
+    EIO when the library cannot be copied or loaded, and whatever opening the link raises.
     """
 
     name: ClassVar[str] = "lwip"
@@ -104,12 +107,17 @@ class LwipStack(Stack):
         if mac is None and link is not None:
             mac = link.address
         hardware = parse_mac(mac)
-        module = native.load("lwip")
-        if link is None:
-            assert vnl is not None
-            link = open_link(vnl)
-            if mac is None and link.address is not None:
-                hardware = link.address
+        self._instance = instances.take()
+        module = self._instance.module
+        try:
+            if link is None:
+                assert vnl is not None
+                link = open_link(vnl)
+                if mac is None and link.address is not None:
+                    hardware = link.address
+        except BaseException:
+            instances.release(self._instance)
+            raise
         self._link = link
         self.mac = hardware
         """The hardware address; without meaning where the link carries bare packets."""
@@ -119,6 +127,7 @@ class LwipStack(Stack):
             self.core = Core(module, link, hardware, self.mtu)
             """The C side; for `LwipSocket`."""
         except BaseException:
+            instances.release(self._instance)
             link.close()
             raise
         self.options = LwipOptions(module)
@@ -337,7 +346,7 @@ class LwipStack(Stack):
         if self._closed:
             return
         self._closed = True
-        leave_children_alone()
+        leave_children_alone(self._instance.module.lib)
         self._standby.clear()
         self.core.close()
         driver, self.core.driver = self.core.driver, None
@@ -350,6 +359,7 @@ class LwipStack(Stack):
         # Their references back would leave the buffers to the garbage collector.
         self.core.watchers = ()
         self._link.close()
+        instances.release(self._instance)
 
     def abandon(self) -> None:
         """What becomes of the stack in a child of fork(2), where C has closed it already."""
@@ -359,6 +369,7 @@ class LwipStack(Stack):
         self._blocking.after_fork()
         self.core.after_fork()
         self._link.close()
+        instances.release(self._instance)
 
     @property
     def closed(self) -> bool:
