@@ -15,6 +15,7 @@ from .arguments import Options, parse
 from .loops import loops_made_ours
 from .stacks import stacks_opened
 from .target import TargetError, run_target
+from .trace import masks_traced
 
 __all__ = ["main"]
 
@@ -46,7 +47,8 @@ def _prepared(options: Options) -> Iterator[None]:
         steps.enter_context(_backend_chosen(options.backend))
         # Before `install`: uvloop takes the kernel's names from the socket module.
         steps.enter_context(loops_made_ours(options.loop))
-        steps.enter_context(stacks_opened(options.stacks))
+        steps.enter_context(masks_traced(options.trace))
+        steps.enter_context(stacks_opened(options.stacks, options.pcap))
         steps.enter_context(install())
         yield
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..links import PcapLink, open_link
 from ..stacks import Stack, open_stack, options_of, parse_config
 from ..stacks.current import set_default_stack
 from ..stacks.named import forget_stack, name_stack
@@ -31,19 +32,45 @@ def _parse(config: str) -> _Config:
     return _Config(stack, label, dict(options))
 
 
-def _open(config: _Config) -> Stack:
-    options = config.options
+def _recorded(config: _Config, pcap: str) -> dict[str, Any]:
+    """The options of `config` with a link that is recorded in the file `pcap`."""
+    vnl = config.options.get("vnl")
+    if not {"vnl", "link"} <= options_of(config.stack) or not isinstance(vnl, str):
+        raise ValueError(
+            f"--pcap {pcap!r}: the first stack, {config.stack}, has no link whose frames could be "
+            "recorded: expected a stack with vnl=LOCATOR, as lwip or vdestack"
+        )
+    link = open_link(vnl)
+    try:
+        recorded = PcapLink(link, pcap)
+    except BaseException:
+        link.close()
+        raise
+    return {
+        **{key: value for key, value in config.options.items() if key != "vnl"},
+        "link": recorded,
+    }
+
+
+def _open(config: _Config, pcap: str | None = None) -> Stack:
+    options = config.options if pcap is None else _recorded(config, pcap)
     if "thread" not in options and "thread" in options_of(config.stack):
         # A blocking program never runs a loop that would drive the stack.
         options = {**options, "thread": True}
-    return open_stack(config.stack, **options)
+    try:
+        return open_stack(config.stack, **options)
+    except BaseException:
+        if pcap is not None:
+            options["link"].close()
+        raise
 
 
 @contextlib.contextmanager
-def stacks_opened(configs: Sequence[str]) -> Iterator[list[Stack]]:
+def stacks_opened(configs: Sequence[str], pcap: str | None = None) -> Iterator[list[Stack]]:
     """Open the stacks of `configs`, the first of which becomes the process's default.
 
     configs -- as for `open_stack`, with ``name=LABEL`` for `stack_named`
+    pcap -- a file in which the frames of the first one's link are recorded
 
     A stack that takes the option ``thread`` gets it, unless the configuration has it.
     They are closed in the opposite order at the end.
@@ -59,9 +86,9 @@ def stacks_opened(configs: Sequence[str]) -> Iterator[list[Stack]]:
                 "add name=LABEL, which vpoll_asyncio.stack_named('LABEL') finds"
             )
     with contextlib.ExitStack() as undo:
-        opened = []
+        opened: list[Stack] = []
         for config in parsed:
-            stack = undo.enter_context(_open(config))
+            stack = undo.enter_context(_open(config, None if opened else pcap))
             opened.append(stack)
             if config.label is not None:
                 name_stack(config.label, stack)
