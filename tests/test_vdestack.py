@@ -22,6 +22,7 @@ import pytest
 
 import vpoll_asyncio as va
 from ourloops import ALL, OURS, LoopFactory
+from vde_ends import vde_switch
 from vpoll_asyncio.links import open_link, wire_pair
 from vpoll_asyncio.stacks.kernelsocket import StackSocket
 from vpoll_asyncio.stacks.vdestack import VdeStack
@@ -107,23 +108,10 @@ def test_datagrams_keep_their_bounds(hosts: Hosts) -> None:
             assert len(one.recv(65536)) == size
 
 
-@contextlib.contextmanager
-def vde_switch(folder: Path) -> Iterator[str]:
-    path = folder / "switch"
-    with subprocess.Popen(
-        ["vde_switch", "--sock", str(path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as running:
-        try:
-            while not (path / "ctl").exists():
-                assert running.poll() is None
-            yield f"vde://{path}"
-        finally:
-            running.kill()
-
-
 @pytest.mark.needs("vde", "vde_switch")
 def test_hosts_meet_on_a_vde_switch(tmp_path: Path, no_fd_leak: None) -> None:
-    with vde_switch(tmp_path) as vnl:
+    vnl = f"vde://{tmp_path}/switch"
+    with vde_switch(tmp_path / "switch"):
         with opened(open_link(vnl), 1) as one, opened(open_link(vnl), 2) as other:
             talk(Hosts(one, other))
 

@@ -102,7 +102,11 @@ class _Trace:
         }
         sock = change.sock()
         if sock is not None:
-            local, peer = sock.names()
+            try:
+                local, peer = sock.names()
+            except AttributeError:
+                # The stack has not finished making it.
+                local = peer = None
             described |= {
                 "stack": sock.stack.name,
                 "family": sock.family.name,
