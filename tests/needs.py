@@ -131,6 +131,20 @@ def _vdestack() -> str | None:
     return next((s.why for s in stacks.available() if s.name == "vdestack" and s.why), None)
 
 
+def postgresql_programs() -> Path | None:
+    """The folder of initdb and postgres, of the newest version that is there."""
+    found = [Path(path).parent for path in [shutil.which("initdb")] if path]
+    debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    found += sorted((path.parent for path in debian), key=lambda path: int(path.parent.name))
+    return found[-1] if found else None
+
+
+def _postgresql() -> str | None:
+    if postgresql_programs() is None:
+        return "no command initdb (Debian package postgresql)"
+    return None
+
+
 def _fuse() -> str | None:
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
@@ -157,16 +171,22 @@ def _efd_vpoll() -> str | None:
 
 CHECKS: dict[str, Check] = {
     "aiohttp": _module("aiohttp"),
+    "aiosmtpd": _module("aiosmtpd"),
+    "asyncpg": _module("asyncpg"),
+    "asyncssh": _module("asyncssh"),
     "cc": _command("cc", "gcc"),
     "cpython_tests": _cpython_tests,
     "curl": _command("curl", "curl"),
     "dev_vpoll": _dev_vpoll,
     "efd_vpoll": _efd_vpoll,
     "fuse": _fuse,
+    "httpx": _module("httpx"),
     "ip": _command("ip", "iproute2"),
     "libvpoll": _libvpoll,
     "lwip": _lwip,
     "netns": _netns,
+    "postgresql": _postgresql,
+    "requests": _module("requests"),
     "root": _root,
     "slirp": _plugin("slirp"),
     "tap": _tap,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,43 +19,46 @@ SECONDS = 120
 """Longest wait for a line or for an exit; a bound against hangs, not a measurement."""
 
 
-class Program:
-    """A Python program of ``tests/programs`` that runs until stopped, warnings as errors.
+class Command:
+    """A command that runs until stopped, and what it says on standard output and error.
 
-    prefix -- a command to run it under, such as ``("unshare", "-n")``
+    merge -- whether the lines of standard error are among those of standard output
     """
 
     def __init__(
         self,
-        script: str,
-        *args: str,
-        prefix: tuple[str, ...] = (),
+        command: Sequence[str],
+        *,
+        cwd: Path | None = None,
         pass_fds: tuple[int, ...] = (),
+        merge: bool = False,
     ) -> None:
         self._lines: queue.Queue[str | None] = queue.Queue()
+        self._said: list[str] = []
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-X", "dev", "-W", "error", str(PROGRAMS / script), *args],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
             text=True,
             bufsize=1,
+            cwd=cwd,
             pass_fds=pass_fds,
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
         )
         self._errors = ""
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
         out, err = self._process.stdout, self._process.stderr
+        assert out is not None
 
         def read_lines() -> None:
             for line in out:
+                self._said.append(line.rstrip("\n"))
                 self._lines.put(line.rstrip("\n"))
             self._lines.put(None)
 
         def read_errors() -> None:
-            self._errors = err.read()
+            self._errors = err.read() if err is not None else ""
 
         self._readers = [threading.Thread(target=read_lines), threading.Thread(target=read_errors)]
         for reader in self._readers:
@@ -79,20 +83,31 @@ class Program:
                 line = self._lines.get(timeout=SECONDS)
             except queue.Empty:
                 self.kill()
-                raise AssertionError(
-                    f"no line {prefix!r} in time; stderr: {self._errors}"
-                ) from None
+                raise AssertionError(f"no line {prefix!r} in time; {self._told()}") from None
             if line is None:
                 self.wait()
-                raise AssertionError(f"ended without a line {prefix!r}; stderr: {self._errors}")
+                raise AssertionError(f"ended without a line {prefix!r}; {self._told()}")
             if line.startswith(prefix):
                 return line
+
+    @property
+    def said(self) -> list[str]:
+        """The lines of its standard output so far."""
+        return list(self._said)
+
+    def _told(self) -> str:
+        return "\n".join(["output:", *self._said, f"stderr: {self._errors}"])
 
     def say(self, line: str) -> None:
         """Write a line to its standard input."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
+
+    def end_input(self) -> None:
+        """Close its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def interrupt(self) -> None:
         """Send Ctrl-C."""
@@ -104,7 +119,7 @@ class Program:
             status = self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"did not end in time; stderr: {self._errors}") from None
+            raise AssertionError(f"did not end in time; {self._told()}") from None
         for reader in self._readers:
             reader.join()
         return status, self._errors
@@ -127,10 +142,27 @@ class Program:
         if self._process.poll() is None:
             self.kill()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert stream is not None
-            stream.close()
-        if exc is not None and self._errors:
-            sys.stderr.write(self._errors)
+            if stream is not None:
+                stream.close()
+        if exc is not None:
+            sys.stderr.write(self._told())
+
+
+class Program(Command):
+    """A Python program of ``tests/programs`` that runs until stopped, warnings as errors.
+
+    prefix -- a command to run it under, such as ``("unshare", "-n")``
+    """
+
+    def __init__(
+        self,
+        script: str,
+        *args: str,
+        prefix: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        python = (sys.executable, "-X", "dev", "-W", "error")
+        super().__init__([*prefix, *python, str(PROGRAMS / script), *args], pass_fds=pass_fds)
 
 
 def free_port(kind: str = "tcp") -> int:
