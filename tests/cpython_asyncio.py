@@ -264,22 +264,6 @@ EXCEPTIONS: Final = [
     # User sockets: docs/asyncio-differences.md.
     Except(
         "*-memory-test_events",
-        "EPollEventLoopTests.test_create_server_trsock",
-        "dup() of a user socket",
-        since=(3, 12),
-    ),
-    Except(
-        "*-memory-test_ssl",
-        "TestSSL.test_start_tls_client_corrupted_ssl",
-        "the peer corrupts the stream through a dup() of its socket",
-    ),
-    Except(
-        "*-memory-test_sslproto",
-        "SelectorStartTLSTests.test_start_tls_client_corrupted_ssl",
-        "the peer corrupts the stream through a dup() of its socket",
-    ),
-    Except(
-        "*-memory-test_events",
         "EPollEventLoopTests.test_datagram_send_to_non_listening_address",
         "a datagram to the same loop comes before a task that starts later: it waits ten seconds",
         runs=False,

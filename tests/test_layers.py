@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
         (
-            {"_asyncio", "events", "sleeper", "native"},
+            {"_asyncio", "events", "kernel", "sleeper", "native"},
             {"hot"},
             {"backends"},
             {"vpoll"},
@@ -24,7 +24,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"watch"},
             {"descriptors", "libvpoll", "sockaddr"},
             {"sockhooks"},
+            {"delegated", "signalling"},
             {"sockets"},
+            {"tlssockets"},
+            {"guards"},
             {"links"},
             {"stacks"},
             {"install", "transports"},

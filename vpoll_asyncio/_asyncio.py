@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
 import sys
 from asyncio import base_events, constants, format_helpers, sslproto, transports, unix_events
 from collections import deque
@@ -14,12 +15,49 @@ from collections.abc import Callable
 from types import CodeType
 from typing import IO, Any, Final
 
-# Two callers of fileno() would do harm with a descriptor that only signals: os.sendfile
-# would write the file into it, SSLSocket would speak TLS to it.
+# These callers of fileno() would do harm with a descriptor that only signals: os.sendfile
+# would write the file into it, SSLSocket would speak TLS to it, the pipes' transports and
+# the child process would read and write it.
 SENDFILE_CALLER: Final[CodeType] = (
     unix_events._UnixSelectorEventLoop._sock_sendfile_native_impl.__code__  # type: ignore[attr-defined]
 )
 SSL_CALLER: Final[CodeType] = ssl.SSLSocket._create.__func__.__code__  # type: ignore[attr-defined]
+CHILD_CALLER: Final[CodeType] = subprocess.Popen._get_handles.__code__  # type: ignore[attr-defined]
+READ_PIPE_CALLER: Final[CodeType] = unix_events._UnixReadPipeTransport.__init__.__code__  # type: ignore[attr-defined]
+WRITE_PIPE_CALLER: Final[CodeType] = unix_events._UnixWritePipeTransport.__init__.__code__  # type: ignore[attr-defined]
+
+
+def encode_hostname(context: ssl.SSLContext, server_hostname: str | None) -> str | None:
+    """Return a host name as OpenSSL takes it and `ssl.SSLSocket.server_hostname` tells it."""
+    private: Any = context
+    encoded: str | None = private._encode_hostname(server_hostname)
+    return encoded
+
+
+def tls_over_buffers(
+    context: ssl.SSLContext,
+    incoming: ssl.MemoryBIO,
+    outgoing: ssl.MemoryBIO,
+    server_side: bool,
+    server_hostname: str | None,
+    owner: ssl.SSLSocket,
+    session: ssl.SSLSession | None,
+) -> Any:
+    """Return what `ssl.SSLObject` holds inside, which callbacks see as `owner`.
+
+    `SSLContext.wrap_bio` would have them see the SSLObject.  Only a weak reference to
+    `owner` is kept; `server_hostname` is as `encode_hostname` returns it.  Raises as
+    `SSLContext.wrap_bio`.
+    """
+    private: Any = context
+    return private._wrap_bio(
+        incoming,
+        outgoing,
+        server_side=server_side,
+        server_hostname=server_hostname,
+        owner=owner,
+        session=session,
+    )
 
 
 class FlowControl(transports._FlowControlMixin):

@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from .guards import GUARDED, socket_of_descriptor
+from .kernel import KernelSocket
 from .stacks.base import AddrInfo, Stack
 from .stacks.current import current_stack
 from .stacks.host import is_host
 
 __all__ = ["install", "installed"]
-
-_KernelSocket = socket.socket
 
 
 class _DispatchType(type):
@@ -42,27 +42,31 @@ class _DispatchType(type):
     ) -> Any:
         if cls is not _DispatchSocket:
             return super().__call__(family, type, proto, fileno, **unknown)
-        if fileno is None and not unknown:
+        if fileno is not None:
+            sock = socket_of_descriptor(fileno)
+            if sock is not None:
+                return sock
+        elif not unknown:
             wanted = socket.AF_INET if family == -1 else family
             stack = current_stack()
             if not is_host(stack) and stack.claims(wanted):
                 kind = socket.SOCK_STREAM if type == -1 else type
                 return stack.socket(wanted, kind, 0 if proto == -1 else proto)
-        return _KernelSocket(family, type, proto, fileno, **unknown)
+        return KernelSocket(family, type, proto, fileno, **unknown)
 
     def __instancecheck__(cls, instance: object) -> bool:
         if cls is _DispatchSocket:
-            return isinstance(instance, _KernelSocket)
+            return isinstance(instance, KernelSocket)
         return super().__instancecheck__(instance)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
         if cls is _DispatchSocket:
-            return issubclass(subclass, _KernelSocket)
+            return issubclass(subclass, KernelSocket)
         return super().__subclasscheck__(subclass)
 
 
-class _DispatchSocket(_KernelSocket, metaclass=_DispatchType):
-    __doc__ = _KernelSocket.__doc__
+class _DispatchSocket(KernelSocket, metaclass=_DispatchType):
+    __doc__ = KernelSocket.__doc__
     __slots__ = ()
 
 
@@ -144,18 +148,19 @@ def _gethostbyaddr(host: str) -> tuple[str, list[str], list[str]]:
     return name, [], [address]
 
 
-_REPLACEMENTS: Final[dict[str, Any]] = {
-    "socket": _DispatchSocket,
-    "getaddrinfo": _getaddrinfo,
-    "getnameinfo": _getnameinfo,
-    "gethostbyname": _gethostbyname,
-    "gethostbyname_ex": _gethostbyname_ex,
-    "gethostbyaddr": _gethostbyaddr,
-}
+_REPLACEMENTS: Final[tuple[tuple[Any, str, Any], ...]] = (
+    (socket, "socket", _DispatchSocket),
+    (socket, "getaddrinfo", _getaddrinfo),
+    (socket, "getnameinfo", _getnameinfo),
+    (socket, "gethostbyname", _gethostbyname),
+    (socket, "gethostbyname_ex", _gethostbyname_ex),
+    (socket, "gethostbyaddr", _gethostbyaddr),
+    *GUARDED,
+)
 
 _lock: Final = threading.RLock()
 _depth = 0
-_saved: dict[str, Any] = {}
+_saved: list[tuple[Any, str, Any]] = []
 
 
 def installed() -> bool:
@@ -172,6 +177,12 @@ def install() -> Iterator[None]:
     uvloop makes sockets and resolves names without the module, so it is not covered:
     the loops of this package are.
 
+    `ssl.SSLContext.wrap_socket` takes user sockets, and a descriptor of one, or a duplicate
+    of it, is known by ``socket.socket(fileno=)`` and `socket.fromfd`.  What would read or
+    write such a descriptor, which only signals events, raises OSError (ENOTSUP): `os.read`,
+    `os.write`, `os.sendfile`, `os.fdopen`, `socket.send_fds`, `subprocess.Popen`.
+    docs/blocking.md has the table.
+
     Nests, and may be entered from several threads: the last one to leave puts the
     module back.  `socket.create_connection`, `socket.create_server` and whoever calls
     ``socket.socket`` through the module are covered; what took a name from the module
@@ -180,9 +191,9 @@ def install() -> Iterator[None]:
     global _depth
     with _lock:
         if _depth == 0:
-            for name, replacement in _REPLACEMENTS.items():
-                _saved[name] = getattr(socket, name)
-                setattr(socket, name, replacement)
+            for where, name, replacement in _REPLACEMENTS:
+                _saved.append((where, name, getattr(where, name)))
+                setattr(where, name, replacement)
         _depth += 1
     try:
         yield
@@ -190,5 +201,5 @@ def install() -> Iterator[None]:
         with _lock:
             _depth -= 1
             if _depth == 0:
-                for name in _REPLACEMENTS:
-                    setattr(socket, name, _saved.pop(name))
+                while _saved:
+                    setattr(*_saved.pop())

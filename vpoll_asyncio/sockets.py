@@ -22,7 +22,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from ._asyncio import SENDFILE_CALLER, SSL_CALLER
+from . import signalling
+from ._asyncio import (
+    CHILD_CALLER,
+    READ_PIPE_CALLER,
+    SENDFILE_CALLER,
+    SSL_CALLER,
+    WRITE_PIPE_CALLER,
+)
+from .delegated import SHARED, DelegatedHooks, Description
 from .events import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 from .relay import is_uvloop
 from .sockaddr import Address, numeric_address
@@ -32,7 +40,7 @@ from .vpoll import VPoll
 if TYPE_CHECKING:
     from .stacks.base import Stack
 
-__all__ = ["Address", "Data", "UserSocket", "observe_sockets", "would_block"]
+__all__ = ["Address", "Data", "SharedSocket", "UserSocket", "observe_sockets", "would_block"]
 
 _Result = TypeVar("_Result")
 
@@ -48,6 +56,20 @@ _SO_PROTOCOL: Final = 38
 _SO_DOMAIN: Final = 39
 _READ: Final = IN | RDHUP
 _DEAD: Final = IN | OUT | HUP | RDHUP | RDNORM | WRNORM
+
+
+# Who would read or write what fileno() returns, and what to do instead.
+_REFUSED: Final = {
+    id(SSL_CALLER): "wrap_socket() needs a kernel descriptor, which a user socket does not have: "
+    "call it under vpoll_asyncio.install(), or use ssl.SSLContext.wrap_bio, or "
+    "vpoll_asyncio.open_connection(ssl=...)",
+    id(CHILD_CALLER): "a child process cannot have a user socket as its standard input or output, "
+    "since its descriptor only signals events: give it a pipe (subprocess.PIPE)",
+    id(READ_PIPE_CALLER): "connect_read_pipe() would read the descriptor, which only signals "
+    "events: use create_connection(sock=...)",
+    id(WRITE_PIPE_CALLER): "connect_write_pipe() would write to the descriptor, which only signals "
+    "events: use create_connection(sock=...)",
+}
 
 
 # PyTime_t counts nanoseconds in 63 bits.
@@ -88,6 +110,7 @@ class UserSocket(SocketHooks, socket.socket):
     stack -- the stack that it belongs to
     family, type, proto -- as for `socket.socket`; SOCK_NONBLOCK in `type` counts
     events -- the first event mask of `vpoll`
+    vpoll -- the vpoll of a socket that is another's handle; by default a new one
 
     The stack keeps `vpoll` at the mask that the kernel's socket would have
     (``tcp_poll``, ``datagram_poll``).  Methods raise what `socket.socket` raises.
@@ -111,6 +134,7 @@ class UserSocket(SocketHooks, socket.socket):
         proto: int = 0,
         *,
         events: int = 0,
+        vpoll: VPoll | None = None,
     ) -> None:
         # socket.socket.__init__ would make a kernel socket; its slots are set here.
         self._io_refs = 0
@@ -122,7 +146,7 @@ class UserSocket(SocketHooks, socket.socket):
         self._type = _KINDS.get(kind) or socket.SocketKind(kind)
         self._proto = proto
         self._timeout = 0.0 if type & socket.SOCK_NONBLOCK else socket.getdefaulttimeout()
-        self.vpoll = VPoll(events)
+        self.vpoll = VPoll(events) if vpoll is None else vpoll
         for observer in _observers:
             observer(self)
 
@@ -155,7 +179,8 @@ class UserSocket(SocketHooks, socket.socket):
     def settimeout(self, value: float | None) -> None:
         """Set the timeout in seconds.
 
-        Raises ValueError when it is negative or NaN, OverflowError beyond 292 years.
+        Raises ValueError when it is negative or NaN, OverflowError beyond 292 years, OSError
+        (EBADF) when the socket is closed.
         """
         if value is not None:
             value = float(value)
@@ -165,10 +190,15 @@ class UserSocket(SocketHooks, socket.socket):
                 raise OverflowError("timestamp too large to convert to C PyTime_t")
             if value < 0:
                 raise ValueError("Timeout value out of range")
+        self._check_open()
         self._timeout = value
 
     def setblocking(self, flag: bool) -> None:
-        """Set blocking mode, or non-blocking mode when `flag` is false."""
+        """Set blocking mode, or non-blocking mode when `flag` is false.
+
+        Raises OSError (EBADF) when the socket is closed.
+        """
+        self._check_open()
         self._timeout = None if flag else 0.0
 
     def getblocking(self) -> bool:
@@ -178,10 +208,11 @@ class UserSocket(SocketHooks, socket.socket):
     def fileno(self) -> int:
         """Return a descriptor that the kernel's pollers see the socket's events on.
 
-        It only signals: reading and writing it is not the socket.  Returns -1 once
-        closed.  Raises OSError (ENOTSUP) where a caller would read or write it:
-        under stock uvloop and from `ssl.SSLContext.wrap_socket`; else as
-        `VPoll.fileno` does.
+        It only signals: reading and writing it is not the socket (docs/blocking.md).
+        Returns -1 once closed.  Raises OSError (ENOTSUP) where the caller is known to read
+        or write it: under stock uvloop, from `ssl.SSLContext.wrap_socket` without
+        `install`, `subprocess.Popen` and the loops' ``connect_read_pipe`` and
+        ``connect_write_pipe``; else as `VPoll.fileno` does.
         """
         if self._gone:
             return -1
@@ -189,15 +220,14 @@ class UserSocket(SocketHooks, socket.socket):
         if caller is SENDFILE_CALLER:
             # os.sendfile answers EBADF, and the loop falls back to send().
             return -1
-        if caller is SSL_CALLER:
-            raise OSError(
-                errno.ENOTSUP,
-                "wrap_socket() needs a kernel descriptor, which a user socket does not have: "
-                "use ssl.SSLContext.wrap_bio, or vpoll_asyncio.open_connection(ssl=...)",
-            )
+        if (refusal := _REFUSED.get(id(caller))) is not None:
+            raise OSError(errno.ENOTSUP, refusal)
         loop = asyncio._get_running_loop()
         if loop is None or not is_uvloop(loop):
-            return self.vpoll.fileno()
+            number = self.vpoll.fileno()
+            if signalling.noted(number) is not self:
+                signalling.note(number, self)
+            return number
         raise OSError(
             errno.ENOTSUP,
             "uvloop's transports would read and write the descriptor, and close it: use "
@@ -478,7 +508,7 @@ class UserSocket(SocketHooks, socket.socket):
     def connect_ex(self, address: Any) -> int:
         """Connect and return an errno instead of raising it, as `socket.connect_ex`."""
         try:
-            self.connect(address)
+            UserSocket.connect(self, address)
         except TimeoutError as exc:
             return exc.errno or errno.EAGAIN
         except socket.gaierror:
@@ -565,9 +595,25 @@ class UserSocket(SocketHooks, socket.socket):
 
     # The object.
 
-    def dup(self) -> NoReturn:
-        """Raise OSError (ENOTSUP): a user socket has one handle."""
-        raise OSError(errno.ENOTSUP, "a user socket cannot be duplicated: share the object")
+    def dup(self) -> UserSocket:
+        """Return another socket for the same connection, as dup(2); its timeout is the same.
+
+        Both share the connection, its options and its events, and it ends when the last of
+        them is closed.  Until then closing this one gives back its descriptor alone.
+        """
+        self._check_open()
+        return SharedSocket(self)
+
+    def share(self) -> Description:
+        """Return what other handles of the connection share with this one."""
+        return Description.of(self)
+
+    def hand_over(self) -> Description:
+        """Close this handle in favour of another, which gets the vpoll; return what they share."""
+        self._check_open()
+        description = self.share()
+        self._gone = self._closed = True
+        return description
 
     def detach(self) -> NoReturn:
         """Raise OSError (ENOTSUP): no descriptor holds the connection, only the object."""
@@ -594,6 +640,13 @@ class UserSocket(SocketHooks, socket.socket):
         if self._gone:
             return
         self._gone = True
+        if SHARED and (description := SHARED.get(self)) and not description.leave():
+            self.vpoll.close_descriptor()
+            return
+        self.end()
+
+    def end(self) -> None:
+        """End the connection, as its last handle is closed.  Not for programs: `close` is."""
         vpoll = self.vpoll
         try:
             self.do_close()
@@ -626,3 +679,50 @@ class UserSocket(SocketHooks, socket.socket):
         if not getattr(self, "_gone", True):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._real_close()
+
+
+class SharedSocket(DelegatedHooks, UserSocket):
+    """Another handle of a user socket's connection, as `UserSocket.dup` returns it.
+
+    Parameters:
+    sock -- an open or closed handle of a connection that is open
+    fd -- a duplicate of the connection's descriptor which becomes this handle's
+    """
+
+    __slots__ = ("description",)
+
+    def __init__(self, sock: UserSocket, fd: int = -1) -> None:
+        description = sock.share()
+        vpoll = sock.vpoll.dup()
+        try:
+            if fd >= 0:
+                vpoll.adopt_descriptor(fd)
+        except BaseException:
+            vpoll.close()
+            raise
+        description.enter()
+        self.join(sock, description, vpoll)
+
+    def join(self, sock: UserSocket, description: Description, vpoll: VPoll) -> None:
+        """Be a handle of `description`, counted already, that is as `sock` and has `vpoll`."""
+        self.description = description
+        UserSocket.__init__(self, sock.stack, sock.family, sock.type, sock.proto, vpoll=vpoll)
+        self._timeout = sock.gettimeout()
+
+    def share(self) -> Description:
+        return self.description
+
+    def _real_close(self, _ss: Any = None) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        origin = self.description.origin
+        own = self.vpoll is not origin.vpoll
+        try:
+            if self.description.leave():
+                origin.end()
+            elif not own:
+                self.vpoll.close_descriptor()
+        finally:
+            if own:
+                self.vpoll.close()

@@ -216,6 +216,42 @@ class VPoll(VPollState):
             mirror.release(fd)
 
     @property
+    def descriptor(self) -> int:
+        """The number that `fileno` returned, -1 while nobody has asked for it."""
+        return self._fd
+
+    def adopt_descriptor(self, fd: int) -> None:
+        """Make `fd`, a duplicate of the kernel object's descriptor, this handle's own.
+
+        It is what `fileno` returns from now on, and is closed with the handle.  Raises
+        ValueError when the handle has a descriptor or there is no kernel object, OSError
+        (EBADF) when the vpoll is closed.
+        """
+        file = self._open_file()
+        with file.guard():
+            if self._fd >= 0 or file.mirror is None:
+                raise ValueError(f"descriptor {fd} is none that {self!r} could take")
+            self._fd = fd
+
+    def close_descriptor(self) -> None:
+        """Close the descriptor that `fileno` returned, and keep the handle open.
+
+        Waiters and duplicates are not concerned, and the next `fileno` makes another.
+        Does nothing where there is none.  Raises OSError (EBADF) when the vpoll is closed.
+        """
+        file = self._open_file()
+        if self._fd < 0:
+            return
+        if file.generation != FORKS.value:
+            file.adopt()
+        file.disturb()
+        with file.guard():
+            fd, self._fd = self._fd, -1
+            failure = file.retire(fd)
+        if failure is not None:
+            raise failure
+
+    @property
     def backend(self) -> str | None:
         """Name of the backend, or None until the first `fileno` chooses one."""
         file = self.file

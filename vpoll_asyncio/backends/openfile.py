@@ -376,8 +376,13 @@ class OpenFile(DirectState):
         self.handles -= 1
         if self.handles == 0:
             self.waiters = ()
-        if self.mirror is None:
-            return None
+        return None if self.mirror is None else self.retire(fd)
+
+    def retire(self, fd: int) -> OSError | None:
+        """Take back the descriptor `fd` of a handle that stays open.  Called under the lock.
+
+        Returns the error of closing, if there was one.
+        """
         self.waiting = True
         self.retired.append(fd)
         failure = self.settle()

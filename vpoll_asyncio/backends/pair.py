@@ -16,6 +16,7 @@ import socket
 from typing import Final
 
 from ..events import ERR, HUP, IN, MSG, NVAL, OUT, PRI, RDBAND, RDHUP, RDNORM, WRBAND, WRNORM
+from ..kernel import KernelSocket
 from .base import Mirror
 from .forks import FORKS
 
@@ -160,7 +161,7 @@ class PairMirror(Mirror):
 
     def move(self, fd: int) -> None:
         front = self.front
-        self.front = socket.socket(front.family, front.type, front.proto, fileno=fd)
+        self.front = KernelSocket(front.family, front.type, front.proto, fileno=fd)
         front.detach()
         self.fd = fd
         self._watch()

@@ -25,6 +25,7 @@ import time
 from typing import Final
 
 from ..events import ERR, IN, OUT, PRI
+from ..kernel import KernelSocket
 from .base import SET, SHORTAGES, Backend, Mirror
 from .pair import AT_ONCE, DONT_WAIT, FILLING, UNKNOWN, PairMirror, drain, nearest, send
 
@@ -249,13 +250,13 @@ def connected_pair(window: int) -> tuple[socket.socket, socket.socket]:
     Raises OSError when the kernel refuses: EMFILE, ENETUNREACH without a loopback,
     ETIMEDOUT when strangers keep the connection from being accepted.
     """
-    with socket.socket() as listener:
+    with KernelSocket() as listener:
         # Before listen(2): the window is agreed upon in the handshake.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         listener.bind(("127.0.0.1", 0))
         listener.listen(socket.SOMAXCONN)
         listener.settimeout(_PATIENCE)
-        front = socket.socket()
+        front = KernelSocket()
         try:
             front.settimeout(_PATIENCE)
             front.connect(listener.getsockname())
@@ -293,7 +294,7 @@ class TcpPairBackend(Backend):
         try:
             if self._proven:
                 # Another network namespace since then may have no loopback.
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                with KernelSocket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                     probe.connect(("127.0.0.1", 9))
                 return ""
             for mask in (self.exact, IN | PRI, OUT):

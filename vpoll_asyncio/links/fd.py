@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Final, get_args
 
+from ..kernel import KernelSocket
 from .base import Link, Medium, NativePort
 from .limits import FRAME_LOST, check_mtu, closed_error, longest_frame, shortest_frame
 
@@ -85,7 +86,7 @@ class FdLink(Link):
         self._fd = number
 
     def _take_socket(self, fd: int | socket.socket) -> None:
-        sock = socket.socket(fileno=fd) if isinstance(fd, int) else fd
+        sock = KernelSocket(fileno=fd) if isinstance(fd, int) else fd
         if sock.type not in _PACKET_TYPES:
             number = sock.detach() if isinstance(fd, int) else sock.fileno()
             raise ValueError(

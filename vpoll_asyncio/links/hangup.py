@@ -18,6 +18,8 @@ import socket
 import threading
 from typing import Final
 
+from ..kernel import KernelSocket
+
 __all__ = ["forget", "watch"]
 
 
@@ -46,7 +48,7 @@ class _Watcher:
         return self._pid == os.getpid()
 
     def add(self, control: int, data: int) -> None:
-        sock = socket.socket(fileno=os.dup(data))
+        sock = KernelSocket(fileno=os.dup(data))
         with self._lock:
             self._sockets[control] = sock
             self._poll.register(control, select.EPOLLRDHUP | select.EPOLLONESHOT)

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+from ..kernel import KernelSocket
 from .base import Medium
 
 __all__ = ["SNAPLEN", "File", "PcapWriter"]
@@ -128,7 +129,7 @@ class PcapWriter:
         """Return what writes to `fd` without waiting; `fd` is ours."""
         mode = os.fstat(fd).st_mode
         if stat.S_ISSOCK(mode):
-            sock = socket.socket(fileno=fd)
+            sock = KernelSocket(fileno=fd)
             self._close = sock.close
             return lambda data: sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         if not stat.S_ISREG(mode) and os.get_blocking(fd):

@@ -17,6 +17,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
+from ..kernel import KernelSocket
+
 __all__ = [
     "Forward",
     "SlirpAddress",
@@ -230,7 +232,7 @@ def take_ports(forwards: Sequence[Forward]) -> tuple[Forward, ...]:
     taken = []
     with contextlib.ExitStack() as probes:
         for forward in forwards:
-            probe = probes.enter_context(socket.socket(socket.AF_INET, forward.socket_type))
+            probe = probes.enter_context(KernelSocket(socket.AF_INET, forward.socket_type))
             if forward.protocol == "tcp":
                 # libslirp's listener does so, and passes over TIME_WAIT.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -281,7 +283,7 @@ def _duplicate(fd: int) -> socket.socket | None:
     if not stat.S_ISSOCK(os.fstat(copy).st_mode):
         os.close(copy)
         return None
-    return socket.socket(fileno=copy)
+    return KernelSocket(fileno=copy)
 
 
 def missing_forward(forward: Forward) -> OSError:

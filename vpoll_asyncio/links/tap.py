@@ -17,6 +17,7 @@ import socket
 import struct
 from typing import ClassVar, Final, NoReturn
 
+from ..kernel import KernelSocket
 from .base import Medium
 from .fd import FdLink
 from .limits import check_mtu
@@ -138,7 +139,7 @@ def _check_name(name: str) -> None:
 
 
 def _interface_mtu(name: str, wanted: int | None) -> int:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
+    with KernelSocket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
         if wanted is not None:
             try:
                 fcntl.ioctl(control, _SIOCSIFMTU, _IFREQ_INT.pack(name.encode(), wanted))

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from ..kernel import KernelSocket
 from . import hangup, libvdeplug, slirp, slirplog
 from .base import Link, NativePort
 from .limits import ETHERNET_HEADER, FRAME_LOST, check_mtu, closed_error, longest_frame
@@ -315,7 +316,7 @@ def _check_seqpacket(vnl: str) -> None:
 
 
 def _is_seqpacket(fd: int) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    with KernelSocket(fileno=os.dup(fd)) as sock:
         return sock.type == socket.SOCK_SEQPACKET
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 from typing import Any, ClassVar, Final
 
+from ..kernel import KernelSocket
 from .base import AddrInfo, Stack
 
 __all__ = ["HostStack", "host_stack", "is_host"]
 
 # Taken before `install` replaces the names in the socket module.
-_KernelSocket: Final = socket.socket
 _kernel_getaddrinfo: Final = socket.getaddrinfo
 _kernel_getnameinfo: Final = socket.getnameinfo
 
@@ -37,7 +37,7 @@ class HostStack(Stack):
         proto: int = 0,
     ) -> socket.socket:
         """Return a new kernel socket.  Raises OSError as `socket.socket` does."""
-        return _KernelSocket(family, type, proto)
+        return KernelSocket(family, type, proto)
 
     def getaddrinfo(
         self,
