@@ -38,7 +38,7 @@ def planted_in(params: list[Any]) -> list[Any]:
 
 
 searching = settings(
-    max_examples=500,
+    max_examples=5000,
     stateful_step_count=40,
     deadline=None,
     database=None,
@@ -46,7 +46,7 @@ searching = settings(
     phases=[Phase.generate],
     report_multiple_bugs=False,
 )
-"""Bounded, the same in every run, and content with the first failure."""
+"""Bounded, the same in every run of one tree, and content with the first failure."""
 
 
 SOON = 3.0 * SCALE
