@@ -79,13 +79,15 @@ class Worker:
             self._left = self._random.randint(*_LIFE)
             self.connections += 1
         self._left -= 1
+        last = ending is not None
         if ending is None:
             ending = Ending.STAYS
             if not self._left:
                 ending = Ending.DROPPED if self._random.random() < 0.25 else Ending.CLOSED
         elif not self._left:
             self._left = 1
-        size = self._random.choices(_SIZES, _WEIGHTS)[0]
+        # What was said last may be kept: the same at every sample, then, and small.
+        size = _SIZES[0] if last else self._random.choices(_SIZES, _WEIGHTS)[0]
         start = self._random.randrange(len(_BYTES) - size + 1)
         body = _BYTES[start : start + size]
         answer = await self._client.exchange(body, ending)
