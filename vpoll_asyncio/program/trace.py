@@ -90,8 +90,16 @@ class _Trace:
                 if self._changes.empty():
                     self._file.flush()
             except OSError as error:
-                self._broken = True
-                _log.warning("the trace of event masks has ended: %s", error)
+                self._fail(error)
+        try:
+            self._file.close()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if not self._broken:
+            self._broken = True
+            _log.warning("the trace of event masks has ended: %s", error)
 
     @staticmethod
     def _described(change: _Change) -> dict[str, object]:
@@ -136,10 +144,10 @@ def masks_traced(path: str | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    with open(path, "w", encoding="utf-8") as file:
-        trace = _Trace(file)
-        try:
-            with observe_sockets(trace.observe):
-                yield
-        finally:
-            trace.close()
+    # Its thread closes it.
+    trace = _Trace(open(path, "w", encoding="utf-8"))  # noqa: SIM115
+    try:
+        with observe_sockets(trace.observe):
+            yield
+    finally:
+        trace.close()
