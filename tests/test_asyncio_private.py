@@ -252,3 +252,21 @@ def test_disowned_loop_is_collected_in_silence() -> None:
 def test_bounds_of_timers_are_those_we_know() -> None:
     bounds = (_asyncio.LONGEST_SLEEP, _asyncio.FEW_TIMERS, _asyncio.CANCELLED_SHARE)
     assert bounds == (24 * 3600, 100, 0.5)
+
+
+def test_default_policy_makes_its_loops_with_the_factory_that_is_set() -> None:
+    made: list[asyncio.AbstractEventLoop] = []
+
+    def factory() -> asyncio.AbstractEventLoop:
+        made.append(asyncio.SelectorEventLoop())
+        return made[-1]
+
+    previous = _asyncio.set_default_loop_factory(factory)
+    try:
+        loop = asyncio.new_event_loop()
+        loop.close()
+    finally:
+        _asyncio.set_default_loop_factory(previous)
+    assert made == [loop]
+    with asyncio.Runner() as runner:
+        assert runner.get_loop() not in made
