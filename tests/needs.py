@@ -179,6 +179,7 @@ CHECKS: dict[str, Check] = {
     "curl": _command("curl", "curl"),
     "dev_vpoll": _dev_vpoll,
     "efd_vpoll": _efd_vpoll,
+    "dnspython": _module("dns"),
     "fuse": _fuse,
     "httpx": _module("httpx"),
     "ip": _command("ip", "iproute2"),

@@ -115,16 +115,11 @@ def _getnameinfo(sockaddr: tuple[Any, ...], flags: int) -> tuple[str, str]:
     return stack.getnameinfo(sockaddr, flags)
 
 
-def _addresses(stack: Stack, host: str) -> list[str]:
-    found = stack.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
-    return [str(answer[4][0]) for answer in found]
-
-
 def _gethostbyname(host: str) -> str:
     stack = _other_stack()
     if stack is None:
         return str(_kernel["gethostbyname"](host))
-    return _addresses(stack, host)[0]
+    return str(stack.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
 
 
 def _gethostbyname_ex(host: str) -> tuple[str, list[str], list[str]]:
@@ -132,7 +127,7 @@ def _gethostbyname_ex(host: str) -> tuple[str, list[str], list[str]]:
     if stack is None:
         found: tuple[str, list[str], list[str]] = _kernel["gethostbyname_ex"](host)
         return found
-    return host, [], _addresses(stack, host)
+    return stack.gethostbyname_ex(host)
 
 
 def _gethostbyaddr(host: str) -> tuple[str, list[str], list[str]]:
@@ -140,12 +135,7 @@ def _gethostbyaddr(host: str) -> tuple[str, list[str], list[str]]:
     if stack is None:
         found: tuple[str, list[str], list[str]] = _kernel["gethostbyaddr"](host)
         return found
-    address = str(stack.getaddrinfo(host, None, 0, socket.SOCK_STREAM)[0][4][0])
-    try:
-        name = stack.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
-    except socket.gaierror as exc:
-        raise socket.herror(1, f"Unknown host: {exc}") from exc
-    return name, [], [address]
+    return stack.gethostbyaddr(host)
 
 
 _REPLACEMENTS: Final[tuple[tuple[Any, str, Any], ...]] = (

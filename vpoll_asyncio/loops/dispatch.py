@@ -338,7 +338,7 @@ class DispatchMixin(_Base):
         """Resolve by the current stack, the kernel's in an executor."""
         stack = current_stack()
         if not is_host(stack):
-            return stack.getaddrinfo(host, port, family, type, proto, flags)
+            return await stack.agetaddrinfo(host, port, family, type, proto, flags)
         return await self.kernel_getaddrinfo(host, port, family, type, proto, flags)
 
     async def kernel_getaddrinfo(
@@ -353,7 +353,7 @@ class DispatchMixin(_Base):
         """Name an address by the current stack."""
         stack = current_stack()
         if not is_host(stack):
-            return stack.getnameinfo(sockaddr, flags)
+            return await stack.agetnameinfo(sockaddr, flags)
         return await self.kernel_getnameinfo(sockaddr, flags)
 
     async def kernel_getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:

@@ -8,10 +8,13 @@ import inspect
 from importlib import metadata
 from typing import Any, Final
 
-from .base import AddrInfo, Stack, StackInfo
+from .base import Addresses, AddrInfo, Stack, StackInfo
+from .names import Resolver
 
 __all__ = [
     "AddrInfo",
+    "Addresses",
+    "Resolver",
     "Stack",
     "StackInfo",
     "available",

@@ -11,20 +11,20 @@ import contextlib
 import contextvars
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
-from ..sockaddr import AddrInfo, numeric_answer
+from ..sockaddr import AddrInfo
 from ..vpoll import VPoll
+from .addrinfo import Question, ask, localhost
+from .names import Addresses, Resolver
 
-__all__ = ["AddrInfo", "Stack", "StackInfo", "activated"]
+__all__ = ["AddrInfo", "Addresses", "Stack", "StackInfo", "activated", "attach"]
 
-_ADDRCONFIG: Final = int(socket.AI_ADDRCONFIG)
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
-# Taken before anybody replaces them: a stack's parsing never depends on another stack.
-_kernel_getaddrinfo = socket.getaddrinfo
+# Taken before anybody replaces it: a stack's parsing never depends on another stack.
 _kernel_getnameinfo = socket.getnameinfo
 
 activated: contextvars.ContextVar[Stack | None] = contextvars.ContextVar(
@@ -40,6 +40,38 @@ class StackInfo(NamedTuple):
     available: bool
     why: str
     """What is missing, when it is not available; else empty."""
+
+
+def attach(loop: asyncio.AbstractEventLoop, stack: Stack) -> None:
+    """Let `loop` drive `stack`.  Loops of this package then detach it when they are closed.
+
+    Raises RuntimeError as `Stack.attach` does.
+    """
+    own = getattr(loop, "attach_stack", None)
+    if own is None:
+        stack.attach(loop)
+    else:
+        own(stack)
+
+
+def _overridden(method: Callable[..., Any], original: Callable[..., Any]) -> bool:
+    """Return whether a bound `method` is another one than the base class's."""
+    return getattr(method, "__func__", None) is not original
+
+
+def _unknown(host: str, stack: str) -> socket.gaierror:
+    text = f"{host!r}: no such name on the {stack} stack, which has no DNS"
+    return socket.gaierror(socket.EAI_NONAME, text)
+
+
+def _numeric_names(sockaddr: tuple[Any, ...], flags: int) -> tuple[str, str]:
+    flags = flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST
+    return _kernel_getnameinfo(sockaddr, flags)
+
+
+def _required(exc: socket.gaierror, flags: int) -> bool:
+    """Return whether `exc` is an answer: without it the address stands for its name."""
+    return bool(flags & socket.NI_NAMEREQD) or exc.errno != socket.EAI_NONAME
 
 
 class Stack(abc.ABC):
@@ -96,15 +128,48 @@ class Stack(abc.ABC):
         """The stack's own addresses with their prefix lengths, ``"10.0.2.15/24"``."""
         return []
 
+    resolver: Resolver | None = None
+    """What asks name servers through the stack, None where it has none to ask."""
+
+    def lookup_hosts(self, host: str, family: int) -> Addresses | None:
+        """Return the addresses of a name that the stack knows by itself, as hosts(5) has them.
+
+        family -- AF_INET, AF_INET6, or 0 for both
+
+        None for others, which are then asked for.  Must not wait.
+        """
+        return None
+
     def resolve(self, host: str, family: int) -> list[str]:
         """Return the numeric addresses of the name `host`, for `family` or both when 0.
 
-        Called by `getaddrinfo` with what is neither numeric nor ``localhost``.
-        Raises `socket.gaierror` (EAI_NONAME) when there is no such name.
+        What `getaddrinfo` calls with what is neither numeric nor ``localhost``: by
+        default `lookup_hosts`, then `resolver`.  It may wait, driving the stack.  One
+        that is overridden without `aresolve` runs in an executor where a loop asks.
+        It may return `Addresses`, which tell canonical names too.
+
+        Raises `socket.gaierror`: EAI_NONAME when there is no such name, EAI_NODATA when
+        it has no address of `family`, EAI_AGAIN when nobody answers.
         """
-        raise socket.gaierror(
-            socket.EAI_NONAME, f"{host!r}: no such name on the {self.name} stack, which has no DNS"
-        )
+        known = self.lookup_hosts(host, family)
+        if known is not None:
+            return known
+        if self.resolver is None:
+            raise _unknown(host, self.name)
+        return self.resolver.lookup(host, family)
+
+    async def aresolve(self, host: str, family: int) -> list[str]:
+        """Return what `resolve` returns, without keeping the running loop from its work."""
+        if _overridden(self.resolve, Stack.resolve):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(None, self.resolve, host, family)
+        known = self.lookup_hosts(host, family)
+        if known is not None:
+            return known
+        if self.resolver is None:
+            raise _unknown(host, self.name)
+        attach(asyncio.get_running_loop(), self)
+        return await self.resolver.alookup(host, family)
 
     def getaddrinfo(
         self,
@@ -115,57 +180,154 @@ class Stack(abc.ABC):
         proto: int = 0,
         flags: int = 0,
     ) -> list[AddrInfo]:
-        """Return what `socket.getaddrinfo` returns, by the stack's own names.
+        """Return what `socket.getaddrinfo` returns, by the stack's own names; may wait.
 
         Answers of families that the stack does not support are left out.  Raises
         `socket.gaierror`.
         """
-        if isinstance(host, (bytes, bytearray)):
-            host = host.decode("idna")
-        # The stack's own addresses decide, not those that this machine has.
-        flags &= ~_ADDRCONFIG
-        plain = numeric_answer(host, port, family, type, proto, flags)
-        if plain is not None and self.resolves(plain[0]):
-            return [plain]
-        answers: list[AddrInfo]
-        try:
-            answers = self._numeric(host, port, family, type, proto, flags)
-        except socket.gaierror as exc:
-            if exc.errno != socket.EAI_NONAME or not host or flags & socket.AI_NUMERICHOST:
-                raise
-            answers = []
-            for address in self._lookup(host, family):
-                answers += self._numeric(address, port, 0, type, proto, flags)
-        answers = [answer for answer in answers if self.resolves(answer[0])]
-        if family:
-            answers = [answer for answer in answers if answer[0] == family]
-        if not answers:
-            raise socket.gaierror(
-                socket.EAI_ADDRFAMILY, f"{host!r}: no address of a family that {self.name} supports"
-            )
-        return answers
+        found = self._ask(host, port, family, type, proto, flags)
+        if not isinstance(found, Question):
+            return found
+        known = localhost(found.host, found.family)
+        return found.answers(self.resolve(found.host, found.family) if known is None else known)
 
-    def _lookup(self, host: str, family: int) -> list[str]:
-        if host.rstrip(".").lower() in ("localhost", "localhost.localdomain"):
-            wanted = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
-            return [address for domain, address in wanted if family in (0, domain)]
-        return self.resolve(host, family)
-
-    @staticmethod
-    def _numeric(
-        host: str | None, port: Any, family: int, type: int, proto: int, flags: int
+    async def agetaddrinfo(
+        self,
+        host: str | bytes | None,
+        port: str | bytes | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
     ) -> list[AddrInfo]:
-        found = _kernel_getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-        return list(found)
+        """Return what `getaddrinfo` returns, without keeping the running loop from its work."""
+        if _overridden(self.getaddrinfo, Stack.getaddrinfo):
+            arguments = host, port, family, type, proto, flags
+            return await asyncio.get_running_loop().run_in_executor(
+                None, self.getaddrinfo, *arguments
+            )
+        found = self._ask(host, port, family, type, proto, flags)
+        if not isinstance(found, Question):
+            return found
+        known: list[str] | None = localhost(found.host, found.family)
+        if known is None:
+            known = await self.aresolve(found.host, found.family)
+        return found.answers(known)
+
+    def _ask(
+        self, host: Any, port: Any, family: int, type: int, proto: int, flags: int
+    ) -> list[AddrInfo] | Question:
+        return ask(
+            host,
+            port,
+            family,
+            type,
+            proto,
+            flags,
+            supported=self.resolves,
+            own=lambda: self.addresses,
+            stack=self.name,
+        )
+
+    def reverse(self, address: str) -> Addresses:
+        """Return `address` with the name that it has; may wait, driving the stack.
+
+        By default `resolver` is asked.  Raises `socket.gaierror`: EAI_NONAME when it has
+        none, EAI_AGAIN when nobody answers.
+        """
+        if self.resolver is None:
+            raise socket.gaierror(socket.EAI_NONAME, f"{address!r} has no name here")
+        return self.resolver.reverse(address)
+
+    async def areverse(self, address: str) -> Addresses:
+        """Return what `reverse` returns, without keeping the running loop from its work."""
+        if _overridden(self.reverse, Stack.reverse):
+            return await asyncio.get_running_loop().run_in_executor(None, self.reverse, address)
+        if self.resolver is None:
+            return self.reverse(address)
+        attach(asyncio.get_running_loop(), self)
+        return await self.resolver.areverse(address)
 
     def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
-        """Return (host, service) as `socket.getnameinfo`; hosts stay numeric.
+        """Return (host, service) as `socket.getnameinfo`, by the stack's own names; may wait.
 
-        Raises `socket.gaierror` (EAI_NONAME) when NI_NAMEREQD asks for a name.
+        Raises `socket.gaierror`: EAI_NONAME when NI_NAMEREQD asks for a name that the
+        address does not have, EAI_AGAIN when nobody answers.
         """
-        if flags & socket.NI_NAMEREQD:
-            raise socket.gaierror(socket.EAI_NONAME, f"{sockaddr[0]!r} has no name here")
-        return _kernel_getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+        host, service = _numeric_names(sockaddr, flags)
+        if not self._has_names(host, flags):
+            return host, service
+        try:
+            return self._short(self.reverse(host).canonname, flags), service
+        except socket.gaierror as exc:
+            if _required(exc, flags):
+                raise
+        return host, service
+
+    async def agetnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
+        """Return what `getnameinfo` returns, without keeping the running loop from its work."""
+        if _overridden(self.getnameinfo, Stack.getnameinfo):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(None, self.getnameinfo, sockaddr, flags)
+        host, service = _numeric_names(sockaddr, flags)
+        if not self._has_names(host, flags):
+            return host, service
+        try:
+            return self._short((await self.areverse(host)).canonname, flags), service
+        except socket.gaierror as exc:
+            if _required(exc, flags):
+                raise
+        return host, service
+
+    def _has_names(self, host: str, flags: int) -> bool:
+        """Return whether the name of `host` is asked for.  Raises as `getnameinfo`."""
+        if flags & socket.NI_NUMERICHOST:
+            if flags & socket.NI_NAMEREQD:
+                raise socket.gaierror(
+                    socket.EAI_NONAME,
+                    f"{host!r}: NI_NUMERICHOST and NI_NAMEREQD exclude each other",
+                )
+            return False
+        nobody = self.resolver is None and not _overridden(self.reverse, Stack.reverse)
+        return bool(flags & socket.NI_NAMEREQD) or not nobody
+
+    def _short(self, name: str, flags: int) -> str:
+        """Return `name` without the stack's own domain where NI_NOFQDN asks for that."""
+        if flags & socket.NI_NOFQDN and self.resolver is not None:
+            for domain in self.resolver.conf.search[:1]:
+                return name.removesuffix(f".{domain}")
+        return name
+
+    def gethostbyname_ex(self, host: str) -> tuple[str, list[str], list[str]]:
+        """Return (name, aliases, IPv4 addresses) as `socket.gethostbyname_ex`; may wait.
+
+        Raises `socket.gaierror`.
+        """
+        found = self._ask(host, None, socket.AF_INET, socket.SOCK_STREAM, 0, 0)
+        if not isinstance(found, Question):
+            return host, [], [str(answer[4][0]) for answer in found]
+        known: list[str] | None = localhost(found.host, found.family)
+        if known is None:
+            known = self.resolve(found.host, found.family)
+        name = getattr(known, "canonname", "") or host
+        addresses = [str(answer[4][0]) for answer in found.answers(known)]
+        return name, list(getattr(known, "aliases", ())), addresses
+
+    def gethostbyaddr(self, host: str) -> tuple[str, list[str], list[str]]:
+        """Return (name, aliases, addresses) as `socket.gethostbyaddr`; may wait.
+
+        Raises `socket.gaierror` for a name that is not known, `socket.herror` for an
+        address that has none.
+        """
+        address = str(self.getaddrinfo(host, None, 0, socket.SOCK_STREAM)[0][4][0])
+        try:
+            found = self.reverse(address)
+        except socket.gaierror as exc:
+            again = exc.errno == socket.EAI_AGAIN
+            # <netdb.h>: HOST_NOT_FOUND and TRY_AGAIN.
+            code, text = (2, "Host name lookup failure") if again else (1, "Unknown host")
+            raise socket.herror(code, f"{text}: {exc}") from exc
+        return found.canonname, found.aliases, [address]
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` drive the stack: its links, its timers.

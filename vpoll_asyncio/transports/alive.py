@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from ..stacks.base import Stack
+from ..stacks.base import attach
 
 __all__ = ["Held", "attach", "drop", "held", "hold", "release"]
 
@@ -55,15 +55,3 @@ def release(loop: asyncio.AbstractEventLoop) -> None:
     """
     for thing in _held.pop(loop, ()):
         thing.unwatch()
-
-
-def attach(loop: asyncio.AbstractEventLoop, stack: Stack) -> None:
-    """Let `loop` drive `stack`.  Loops of this package then detach it when they are closed.
-
-    Raises RuntimeError as `Stack.attach` does.
-    """
-    own = getattr(loop, "attach_stack", None)
-    if own is None:
-        stack.attach(loop)
-    else:
-        own(stack)

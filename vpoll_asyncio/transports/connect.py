@@ -19,35 +19,17 @@ from .alive import attach
 from .base import logger
 from .errors import user_socket
 from .kernel import carry_connection
+from .names import resolve
 from .sockops import finish_connect
 from .stream import StreamTransport
 from .tls import check_ssl_arguments, make_stream
 
-__all__ = ["connect_accepted_socket", "create_connection", "resolve"]
+__all__ = ["connect_accepted_socket", "create_connection"]
 
 _INET: Final = int(socket.AF_INET)
 _ENDED: Final = OUT | ERR | HUP
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
-
-
-def resolve(
-    stack: Stack, address: Any, family: int, kind: int, proto: int = 0, flags: int = 0
-) -> list[AddrInfo]:
-    """Return the stack's answers for the ``(host, port)`` that `address` begins with.
-
-    The flow information and scope id of a numeric IPv6 `address` are kept.  Raises
-    `socket.gaierror`, OSError (ENETDOWN) when the stack is closed.
-    """
-    stack.refuse_closed()
-    host, port = address[:2]
-    infos = stack.getaddrinfo(host, port, family=family, type=kind, proto=proto, flags=flags)
-    if not infos:
-        raise OSError("getaddrinfo() returned empty list")
-    if len(address) > 2 and infos[0][0] == socket.AF_INET6 and infos[0][4][0] == host:
-        flow, scope = (*address[2:], 0)[:2]
-        infos = [(*info[:4], (host, int(info[4][1]), flow, scope)) for info in infos]
-    return infos
 
 
 def _interleave(infos: Sequence[AddrInfo], first: int) -> list[AddrInfo]:
@@ -228,10 +210,10 @@ async def create_connection(
             raise ValueError("host/port and sock can not be specified at the same time")
         if stack is None:
             raise ValueError("a host needs a stack to reach it through: give stack=")
-        infos = resolve(stack, (host, port), family, socket.SOCK_STREAM, proto, flags)
+        infos = await resolve(stack, (host, port), family, socket.SOCK_STREAM, proto, flags)
         local_infos = None
         if local_addr is not None:
-            local_infos = resolve(stack, local_addr, family, socket.SOCK_STREAM, proto, flags)
+            local_infos = await resolve(stack, local_addr, family, socket.SOCK_STREAM, proto, flags)
         if interleave:
             infos = _interleave(infos, interleave)
         attach(loop, stack)

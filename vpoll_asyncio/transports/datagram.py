@@ -14,9 +14,9 @@ from ..sockets import UserSocket
 from ..stacks.base import Stack
 from .alive import attach
 from .base import SocketTransport, logger
-from .connect import resolve
 from .errors import RETRY, stack_down, user_socket
 from .kernel import carry_endpoint
+from .names import resolve
 from .sockops import set_reuse_port, sock_connect
 
 __all__ = ["DatagramTransport", "create_datagram_endpoint"]
@@ -181,7 +181,7 @@ class DatagramTransport(SocketTransport, asyncio.DatagramTransport):
         self._buffer_size = 0
 
 
-def _address_pairs(
+async def _address_pairs(
     stack: Stack, local_addr: Any, remote_addr: Any, family: int, proto: int, flags: int
 ) -> Sequence[tuple[int, int, Any, Any]]:
     """Return (family, proto, local, remote) for each combination that both ends have."""
@@ -195,7 +195,7 @@ def _address_pairs(
             continue
         if not (isinstance(addr, tuple) and len(addr) in (2, 4)):
             raise TypeError("2-tuple is expected")
-        for info in resolve(stack, addr, family, socket.SOCK_DGRAM, proto, flags):
+        for info in await resolve(stack, addr, family, socket.SOCK_DGRAM, proto, flags):
             pairs.setdefault((info[0], info[2]), [None, None])[index] = info[4]
     complete = [
         (key[0], key[1], local, remote)
@@ -282,7 +282,7 @@ async def create_datagram_endpoint(
         if stack is None:
             raise ValueError("an address needs a stack that has it: give stack=")
         stack.refuse_closed()
-        pairs = _address_pairs(stack, local_addr, remote_addr, family, proto, flags)
+        pairs = await _address_pairs(stack, local_addr, remote_addr, family, proto, flags)
         attach(loop, stack)
         first: OSError | None = None
         for pair in pairs:

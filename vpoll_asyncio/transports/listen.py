@@ -12,9 +12,9 @@ from typing import Any
 from ..stacks.base import AddrInfo, Stack
 from .alive import attach
 from .base import logger
-from .connect import resolve
 from .errors import user_socket
 from .kernel import serve
+from .names import resolve
 from .server import Server
 from .sockops import set_reuse_port
 from .tls import check_ssl_arguments
@@ -90,7 +90,7 @@ def _bound_sockets(
     return sockets
 
 
-def _listening_sockets(
+async def _listening_sockets(
     loop: asyncio.AbstractEventLoop,
     stack: Stack,
     host: Any,
@@ -112,7 +112,7 @@ def _listening_sockets(
     answers = [
         info
         for name in hosts
-        for info in resolve(stack, (name, port), family, socket.SOCK_STREAM, flags=flags)
+        for info in await resolve(stack, (name, port), family, socket.SOCK_STREAM, flags=flags)
     ]
     attach(loop, stack)
     return _bound_sockets(
@@ -148,7 +148,7 @@ async def create_kernel_server(
         raise ValueError("Neither host/port nor sock were specified")
     if isinstance(options.get("ssl"), bool):
         raise TypeError("ssl argument must be an SSLContext or None")
-    sockets = _listening_sockets(
+    sockets = await _listening_sockets(
         loop, stack, host, port, family, flags, reuse_address, reuse_port, keep_alive
     )
     return await serve(loop, protocol_factory, sockets, stack, **options)
@@ -195,7 +195,7 @@ async def create_server(
             raise ValueError("a host needs a stack to listen on: give stack=")
         sockets = [
             user_socket(sock)
-            for sock in _listening_sockets(
+            for sock in await _listening_sockets(
                 loop, stack, host, port, family, flags, reuse_address, reuse_port, keep_alive
             )
         ]

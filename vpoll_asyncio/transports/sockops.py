@@ -16,11 +16,13 @@ from collections.abc import Callable
 from typing import IO, Any, Final, TypeVar
 
 from ..events import ERR, HUP, IN, OUT, RDHUP
+from ..sockaddr import Address
 from ..sockets import UserSocket
 from ..stacks.base import Stack
 from ..watch import Watch
 from .alive import attach, drop, hold
 from .errors import RETRY, closed_error, pending_error
+from .names import resolve_address
 
 __all__ = [
     "begin_connect",
@@ -187,7 +189,8 @@ async def sock_sendto(
 ) -> int:
     """Send the datagram `data` to `address`; return its length."""
     flat = data if type(data) is bytes else memoryview(data).cast("B")
-    target = sock.resolve_address(address, "sendto")
+    _check(loop, sock)
+    target = await resolve_address(sock, address, "sendto")
     return await _when_ready(loop, sock, OUT, lambda: sock.do_send(flat, 0, target))
 
 
@@ -199,16 +202,19 @@ async def sock_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, addres
     """
     _check(loop, sock)
     attach(loop, sock.stack)
-    if not begin_connect(sock, address):
+    target = await resolve_address(sock, address, "connect")
+    # It may have been closed while a name was looked up.
+    _check(loop, sock)
+    if not begin_connect(sock, target):
         await finish_connect(loop, sock, address)
 
 
-def begin_connect(sock: UserSocket, address: Any) -> bool:
-    """Begin to connect to `address`; return whether the connection is made already.
+def begin_connect(sock: UserSocket, address: Address) -> bool:
+    """Begin to connect to the numeric `address`; return whether the connection is made already.
 
     If not, `finish_connect` is to be awaited.  Raises as `sock_connect` does.
     """
-    if sock.begin_connect(sock.resolve_address(address, "connect")):
+    if sock.begin_connect(address):
         return True
     # Where the stack has the answer at once, the kernel's connect(2) would wait for nothing.
     # Neither ERR nor HUP: SO_ERROR has nothing to tell.

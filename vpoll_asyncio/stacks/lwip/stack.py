@@ -16,6 +16,7 @@ from ...links import open_link
 from ...links.base import Link
 from ...vpoll import VPoll
 from ..base import Stack
+from ..names import Resolver
 from . import instances
 from .blocking import BlockingDriver
 from .config import (
@@ -61,6 +62,8 @@ class LwipStack(Stack):
     mtu -- most bytes of an IP packet; by default the link's
     thread -- whether a thread drives the stack while no running loop does, so that it
         answers while a program that blocks computes or sleeps
+    dns, domain, dns_options -- name servers, the search list and how to ask, as `Resolver`
+        has them
 
     127.0.0.0/8 and ::1 reach the stack itself.  With an IPv6 address there is a
     link-local one, and routers' advertisements are listened to.
@@ -94,11 +97,16 @@ class LwipStack(Stack):
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
         thread: bool | int | str = False,
+        dns: str | Iterable[str] = (),
+        domain: str | Iterable[str] = (),
+        dns_options: str | Iterable[str] = (),
     ) -> None:
         self._closed = True
         threaded = parse_flag("thread", thread)
         if (vnl is None) == (link is None):
             raise ValueError("a stack needs a network: give either vnl=LOCATOR or link=LINK")
+        if dns or domain or dns_options:
+            self.resolver = Resolver(self, dns, domain, dns_options)
         self._configuring = threading.Lock()
         self._interfaces = parse_interfaces(ip, ip6)
         gateways = parse_gateways(gw, self._interfaces)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from ..base import Stack
+from ..names import Addresses, Resolver
 from .addresses import LINK, is_link_local, oserror, parse_interface
 from .datagram import DatagramSocket
 from .network import Host, network
@@ -41,6 +42,8 @@ class MemoryStack(Stack):
     gw -- the default routers, one or several.  Nothing is sent to them: with one, an
         address that nobody has is unreachable as a host, without one as a network
     hostname -- a name by which stacks of the same network find this one
+    dns, domain, dns_options -- name servers for all other names, the search list and how
+        to ask, as `Resolver` has them
 
     Every host has 127.0.0.0/8 and ::1 of its own, whatever `ip` says, and may bind
     every port.  Sockets behave as Linux's do, errors, event masks and buffers
@@ -48,8 +51,8 @@ class MemoryStack(Stack):
     are with the receiver when `send` returns, so `attach` does nothing and any
     number of loops and threads may use one stack.
 
-    Raises ValueError for a malformed argument, and OSError (EADDRINUSE) when another
-    stack of the network has the address or the name.
+    Raises ValueError for a malformed argument, and OSError: EADDRINUSE when another
+    stack of the network has the address or the name, ENOPKG for `dns` without dnspython.
     """
 
     name: ClassVar[str] = "memory"
@@ -61,6 +64,9 @@ class MemoryStack(Stack):
         ip: str | Sequence[str] = (),
         gw: str | Sequence[str] | None = None,
         hostname: str = "",
+        dns: str | Sequence[str] = (),
+        domain: str | Sequence[str] = (),
+        dns_options: str | Sequence[str] = (),
     ) -> None:
         self._closed = True
         if vnl is not None and (not vnl.startswith(_SCHEME) or vnl == _SCHEME):
@@ -69,6 +75,8 @@ class MemoryStack(Stack):
         gateways = [_gateway(text) for text in _several(gw or ())]
         if len({interface.ip for interface in interfaces}) < len(interfaces):
             raise ValueError(f"ip {ip!r} has an address twice")
+        if dns or domain or dns_options:
+            self.resolver = Resolver(self, dns, domain, dns_options)
         self._vnl = vnl
         self._host = Host(network(vnl), interfaces, gateways, hostname)
         self._host.network.join(self._host)
@@ -113,23 +121,20 @@ class MemoryStack(Stack):
         """The stack's own addresses with their prefix lengths, without loopback."""
         return [str(interface) for interface in self._host.interfaces]
 
-    def resolve(self, host: str, family: int) -> list[str]:
+    def lookup_hosts(self, host: str, family: int) -> Addresses | None:
         """Return the addresses of the stack of this network whose `hostname` is `host`."""
         net = self._host.network
         with net.lock:
             found = net.names.get(host.rstrip("."))
-            if found is not None:
-                versions = {socket.AF_INET: (4,), socket.AF_INET6: (6,)}.get(
-                    socket.AddressFamily(family), (4, 6)
-                )
-                addresses = [
-                    _with_scope(str(interface.ip))
-                    for interface in found.interfaces
-                    if interface.version in versions
-                ]
-                if addresses:
-                    return addresses
-        return super().resolve(host, family)
+            if found is None:
+                return None
+            version = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}.get(family)
+            addresses = [
+                _with_scope(str(interface.ip))
+                for interface in found.interfaces
+                if version in (None, interface.version)
+            ]
+        return Addresses(addresses) if addresses else None
 
     def close(self) -> None:
         """Leave the network.  Closing twice is allowed.

@@ -1,0 +1,111 @@
+"""What resolv.conf(5) says, as options of a stack."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+__all__ = ["ResolvConf", "parse_domains", "parse_options", "parse_servers"]
+
+_MAX_NDOTS: Final = 15
+_MAX_TIMEOUT: Final = 30.0
+_MAX_ATTEMPTS: Final = 5
+
+
+class ResolvConf(NamedTuple):
+    """Whom to ask, for what, and how often; the defaults are those of resolv.conf(5)."""
+
+    servers: tuple[str, ...] = ()
+    """Addresses of name servers, asked in this order."""
+    search: tuple[str, ...] = ()
+    """Domains that are appended to names."""
+    ndots: int = 1
+    """A name with this many dots is tried as it is before anything is appended."""
+    timeout: float = 5.0
+    """Seconds to wait for the first server; a share of 2, 4 … times that for the others."""
+    attempts: int = 2
+    """How often each server is asked."""
+    use_vc: bool = False
+    """Whether to ask by TCP only."""
+
+
+def _several(value: str | Iterable[str]) -> list[str]:
+    return value.split() if isinstance(value, str) else [str(item) for item in value]
+
+
+def parse_servers(dns: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the addresses that the option `dns` lists: one, several, or some with spaces between.
+
+    Raises ValueError for what is no address that can be asked.
+    """
+    found: list[str] = []
+    for text in _several(dns):
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            raise ValueError(
+                f"dns={text!r}: expected the address of a name server, as 10.0.2.3"
+            ) from None
+        if address.is_multicast or address.is_unspecified:
+            raise ValueError(f"dns={text!r}: expected the address of a host")
+        if text not in found:
+            found.append(text)
+    return tuple(found)
+
+
+def parse_domains(domain: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the search list of the option `domain`, without dots around its items.
+
+    Raises ValueError for what is no domain name.
+    """
+    found: list[str] = []
+    for text in _several(domain):
+        name = text.strip(".")
+        try:
+            encoded = name.encode("idna").decode()
+        except UnicodeError:
+            encoded = ""
+        if not encoded or len(encoded) > 253:
+            raise ValueError(f"domain={text!r}: expected the name of a domain, as lab.example")
+        if encoded not in found:
+            found.append(encoded)
+    return tuple(found)
+
+
+def _number(option: str, value: str, least: float, most: float, *, whole: bool) -> float:
+    try:
+        number = float(int(value) if whole else float(value))
+    except ValueError:
+        number = math.nan
+    if not least <= number:
+        kind = "a whole number" if whole else "seconds"
+        raise ValueError(f"dns_options {option!r}: expected {kind}, {least:g} to {most:g}")
+    # As resolv.conf(5): silently capped.
+    return min(number, most)
+
+
+def parse_options(conf: ResolvConf, options: str | Iterable[str]) -> ResolvConf:
+    """Return `conf` with what a line ``options`` of resolv.conf(5) says.
+
+    It takes ``ndots:n``, ``timeout:n`` (seconds, fractions allowed), ``attempts:n`` and
+    ``use-vc``.  Raises ValueError for others and for bad numbers.
+    """
+    for item in _several(options):
+        option, _, value = item.partition(":")
+        match option:
+            case "ndots":
+                conf = conf._replace(ndots=int(_number(item, value, 0, _MAX_NDOTS, whole=True)))
+            case "timeout":
+                conf = conf._replace(timeout=_number(item, value, 0.01, _MAX_TIMEOUT, whole=False))
+            case "attempts":
+                attempts = int(_number(item, value, 1, _MAX_ATTEMPTS, whole=True))
+                conf = conf._replace(attempts=attempts)
+            case "use-vc" if not value:
+                conf = conf._replace(use_vc=True)
+            case _:
+                raise ValueError(
+                    f"dns_options {item!r}: expected ndots:n, timeout:n, attempts:n or use-vc"
+                )
+    return conf
