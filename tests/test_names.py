@@ -29,7 +29,7 @@ from dns_helpers import (
 from transport_helpers import LOOPS, LoopFactory
 from vpoll_asyncio import transports
 from vpoll_asyncio.sockets import observe_sockets
-from vpoll_asyncio.stacks import Resolver, Stack, open_stack
+from vpoll_asyncio.stacks import Stack, open_stack
 
 pytestmark = pytest.mark.needs("dnspython")
 
@@ -555,13 +555,32 @@ def test_a_resolve_of_ones_own_does_not_hold_up_a_loop(call: Call, net: Net) -> 
             assert lookup(call, client, "anything") == ["10.0.0.9"]
 
 
-def test_a_resolver_may_be_told_others(net: Net) -> None:
+def test_a_stack_may_be_told_other_servers(call: Call, net: Net) -> None:
     net.serve(BACKUP)
-    client = net.client(dns=())
-    client.resolver = Resolver(client)
-    assert failure(in_thread, client, "four.lab.example") == socket.EAI_AGAIN
-    client.resolver.configure([BACKUP], ["lab.example"])
-    assert lookup(in_thread, client, "four") == ["10.0.0.4"]
+    client = net.client(dns=(), dns_options=())
+    assert failure(call, client, "four.lab.example") == socket.EAI_NONAME
+    client.set_dns([SERVER, BACKUP], "lab.example")
+    client.set_dns(BACKUP, ["one.example", "lab.example"])
+    assert lookup(call, client, "four") == ["10.0.0.4"]
+    with pytest.raises(ValueError, match="expected the address"):
+        client.set_dns([SERVER, "nobody"], "other.example")
+    assert lookup(call, client, "four") == ["10.0.0.4"]
+    client.set_dns(())
+    assert failure(call, client, "four.lab.example") == socket.EAI_AGAIN
+
+
+def test_other_servers_are_asked_as_the_options_say(net: Net) -> None:
+    server, client = net.serve(), net.client(dns=BACKUP, dns_options="use-vc")
+    client.set_dns(SERVER)
+    lookup(in_thread, client, "four.lab.example", socket.AF_INET)
+    assert server.asked == [("four.lab.example", "A", "tcp")]
+
+
+@pytest.mark.parametrize("name", ["host", "null"])
+def test_stacks_without_servers_of_their_own_take_none(name: str) -> None:
+    with open_stack(name) as stack, pytest.raises(OSError) as caught:
+        stack.set_dns(SERVER)
+    assert caught.value.errno == errno.EOPNOTSUPP
 
 
 def test_a_server_is_a_program_like_any_other(net: Net) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import errno
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
@@ -130,6 +130,20 @@ class Stack(abc.ABC):
 
     resolver: Resolver | None = None
     """What asks name servers through the stack, None where it has none to ask."""
+
+    def set_dns(self, servers: str | Iterable[str], domain: str | Iterable[str] = ()) -> None:
+        """Ask the name servers `servers` from the next look-up on, and search in `domain`.
+
+        servers -- numeric addresses, one or several; none: nobody is asked (EAI_AGAIN)
+        domain -- the domains of the search list, one or several
+
+        Both take the place of what was given before; the other options stay.  Raises
+        ValueError for what is no address and no domain and then changes nothing; OSError:
+        EOPNOTSUPP where names are not the stack's to look up.  May be called from any thread.
+        """
+        resolver = self.resolver or Resolver(self)
+        resolver.configure(servers, domain)
+        self.resolver = resolver
 
     def lookup_hosts(self, host: str, family: int) -> Addresses | None:
         """Return the addresses of a name that the stack knows by itself, as hosts(5) has them.

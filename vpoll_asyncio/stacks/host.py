@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
-from typing import Any, ClassVar, Final
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final, NoReturn
 
 from ..kernel import KernelSocket
 from .base import AddrInfo, Stack
@@ -13,6 +15,8 @@ __all__ = ["HostStack", "host_stack", "is_host"]
 # Taken before `install` replaces the names in the socket module.
 _kernel_getaddrinfo: Final = socket.getaddrinfo
 _kernel_getnameinfo: Final = socket.getnameinfo
+_kernel_gethostbyname_ex: Final = socket.gethostbyname_ex
+_kernel_gethostbyaddr: Final = socket.gethostbyaddr
 
 
 class HostStack(Stack):
@@ -54,6 +58,18 @@ class HostStack(Stack):
     def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int = 0) -> tuple[str, str]:
         """Return what `socket.getnameinfo` returns; may block.  Raises `socket.gaierror`."""
         return _kernel_getnameinfo(sockaddr, flags)
+
+    def gethostbyname_ex(self, host: str) -> tuple[str, list[str], list[str]]:
+        """Return what `socket.gethostbyname_ex` returns; may block.  Raises `socket.gaierror`."""
+        return _kernel_gethostbyname_ex(host)
+
+    def gethostbyaddr(self, host: str) -> tuple[str, list[str], list[str]]:
+        """Return what `socket.gethostbyaddr` returns; may block.  Raises `socket.herror`."""
+        return _kernel_gethostbyaddr(host)
+
+    def set_dns(self, servers: str | Iterable[str], domain: str | Iterable[str] = ()) -> NoReturn:
+        """Raise OSError (EOPNOTSUPP): the host's names are looked up as it says itself."""
+        raise OSError(errno.EOPNOTSUPP, "the host's resolv.conf names its servers")
 
     def close(self) -> None:
         """Do nothing: the kernel stays."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterable
 from typing import ClassVar, Final, NoReturn
 
 from .base import Stack
@@ -50,6 +51,10 @@ class NullStack(Stack):
 
     def resolves(self, family: int) -> bool:
         return family in _FAMILIES
+
+    def set_dns(self, servers: str | Iterable[str], domain: str | Iterable[str] = ()) -> NoReturn:
+        """Raise OSError (EOPNOTSUPP): nobody can be asked."""
+        raise OSError(errno.EOPNOTSUPP, "the null stack has no sockets to ask name servers with")
 
     def close(self) -> None:
         self._closed = True

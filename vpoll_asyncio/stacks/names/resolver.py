@@ -65,13 +65,14 @@ class Resolver:
         """What is in force."""
         return self._conf
 
-    def configure(self, servers: Iterable[str], search: Iterable[str]) -> None:
-        """Ask `servers` and append `search` from the next question on.
+    def configure(self, servers: str | Iterable[str], search: str | Iterable[str] = ()) -> None:
+        """Ask `servers` and append `search` from the next look-up on.
 
-        Raises ValueError for what is no address or no domain.
+        Raises ValueError for what is no address or no domain and then changes nothing.
+        dnspython is missed by the look-ups only.
         """
-        servers, search = parse_servers(list(servers)), parse_domains(list(search))
-        self._conf = self._conf._replace(servers=servers, search=search)
+        found, domains = parse_servers(servers), parse_domains(search)
+        self._conf = self._conf._replace(servers=found, search=domains)
 
     # The two ways in.
 

@@ -26,6 +26,7 @@ from ..lwip.config import (
     parse_mac,
     parse_route,
 )
+from ..names import Resolver
 from .bridge import Bridge
 from .namespace import INTERFACE, Namespace
 from .rtnetlink import Netlink
@@ -51,6 +52,8 @@ class VdeStack(Stack):
     gw -- default gateway; one for each family
     mac -- hardware address on Ethernet; by default what the link prescribes, else random
     mtu -- most bytes of an IP packet; by default the link's
+    dns, domain, dns_options -- name servers, the search list and how to ask, as `Resolver`
+        has them
 
     Its sockets are real descriptors of the kernel, which every loop, library and child
     process takes, made in the namespace by a helper process and handed over.  It needs
@@ -64,7 +67,8 @@ class VdeStack(Stack):
     After fork(2) a child's sockets, old and new, work as long as the parent keeps the
     stack open; the child's `close` lets go of its copy only.
 
-    Raises ValueError for bad options; OSError: ENOPKG without a compiler, EPERM, ENOENT
+    Raises ValueError for bad options; OSError: ENOPKG without a compiler, and for `dns`
+    without dnspython; EPERM, ENOENT
     or EACCES where the namespace or its interface cannot be made, with what would help.
     """
 
@@ -81,10 +85,15 @@ class VdeStack(Stack):
         gw: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
+        dns: str | Iterable[str] = (),
+        domain: str | Iterable[str] = (),
+        dns_options: str | Iterable[str] = (),
     ) -> None:
         self._closed = True
         if (vnl is None) == (link is None):
             raise ValueError("a stack needs a network: give either vnl=LOCATOR or link=LINK")
+        if dns or domain or dns_options:
+            self.resolver = Resolver(self, dns, domain, dns_options)
         self._interfaces = parse_interfaces(ip, ip6)
         gateways = parse_gateways(gw, self._interfaces)
         given = None if mac is None else parse_mac(mac)
