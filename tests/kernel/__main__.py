@@ -24,17 +24,22 @@ HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
 CACHE = TREE / ".cache" / "kernel"
 
-SUITE = ("test_backend*.py", "test_model*.py", "test_vpoll*.py")
+SUITE = (
+    *("test_backend*.py", "test_model*.py", "test_vpoll*.py", "test_libvpoll.py"),
+    *("test_cpython_selectors.py", "test_pollers.py", "test_selector_exact.py"),
+    "test_wait_events.py",
+)
 """The tests that look at a vpoll through the kernel's pollers."""
 
 ELSEWHERE = "test_backend_fuse"
 """How the names of those begin that need no other kernel than the host's."""
 
 HERE_ONLY = (
-    "not (test_model_backends or test_vpoll_storm)"
+    "test_backends or test_backend_observed or test_backend_kernel"
+    " or (eventfd or device) and not (test_model_backends or test_vpoll_storm)"
     " or (eventfd or device) and (does_what_the_model_does or in_a_storm)"
 )
-"""Of the longest tests those that need this kernel; faults are planted where time is cheap."""
+"""Those that need this kernel; what needs none is tested where time is cheap."""
 
 SLOWER = 15
 """How much slower an emulated processor is."""
