@@ -99,6 +99,8 @@ HELPERS: dict[str, Helper] = {
                 "passive.c",
                 "transfer.c",
                 "dgram.c",
+                "raw.c",
+                "rawsend.c",
                 "masks.c",
                 "calls.c",
             ),

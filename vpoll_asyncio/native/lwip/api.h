@@ -70,7 +70,7 @@ int vp_feed(const char *frames, const uint32_t *lengths, int count);
 int vp_drain(char *out, size_t size, uint32_t *lengths, int max);
 int vp_collect(uint64_t *handles, uint32_t *masks, int max);
 
-int64_t vp_socket(int family, int stream);
+int64_t vp_socket(int family, int kind, int protocol);
 int vp_sock_close(uint64_t handle);
 int vp_bind(uint64_t handle, const struct vp_addr *addr);
 int vp_listen(uint64_t handle, int backlog);
@@ -88,6 +88,7 @@ int vp_mask(uint64_t handle);
 int vp_tell(uint64_t handle);
 int64_t vp_getopt(uint64_t handle, int option);
 int vp_setopt(uint64_t handle, int option, int64_t value);
+int vp_filter(uint64_t handle, int set, uint32_t *words);
 
 uint16_t lwip_standard_chksum(const void *data, int len);
 
@@ -98,5 +99,7 @@ enum { VP_LOST = 0x10000000 };
 enum vp_option {
     VP_ERROR, VP_ACCEPTCONN, VP_REUSEADDR, VP_KEEPALIVE, VP_BROADCAST, VP_RCVBUF, VP_SNDBUF,
     VP_LINGER, VP_NODELAY, VP_KEEPIDLE, VP_KEEPINTVL, VP_KEEPCNT, VP_TTL, VP_TOS, VP_V6ONLY,
-    VP_AVAILABLE, VP_MAXSEG
+    VP_AVAILABLE, VP_MAXSEG, VP_HDRINCL, VP_CHECKSUM
 };
+
+enum vp_kind { VP_DATAGRAM, VP_STREAM, VP_RAW, VP_PING };

@@ -7,6 +7,19 @@
 #include "shim.h"
 #include "lwip/ip6_addr.h"
 
+/* Whether a packet of this verdict may pass; counts those that may not. */
+int check_admits(enum verdict verdict)
+{
+    switch (verdict) {
+    case PASS: return 1;
+    case MALFORMED: counters.rx_malformed++; break;
+    case FOREIGN: counters.rx_foreign++; break;
+    case MARTIAN: counters.rx_martian++; break;
+    case BACKLOG: counters.rx_backlog++; break;
+    }
+    return 0;
+}
+
 static unsigned get16(const u8_t *p)
 {
     return (unsigned)p[0] << 8 | p[1];
@@ -117,16 +130,18 @@ static enum verdict check_v4(const u8_t *p, size_t len, int from_outside)
     memcpy(&ip_2_ip4(&src)->addr, p + 12, 4);
     memcpy(&ip_2_ip4(&dest)->addr, p + 16, 4);
     if (from_outside) {
-        if (p[16] == 127 || nets_own_address(&src) || nets_is_broadcast(&src)
+        /* RFC 9776, section 4.1.13: who asks for members may have no address yet. */
+        int unnumbered = p[9] == 2 && ip_addr_isany(&src);
+        if (p[16] == 127 || nets_own_address(&src) || (nets_is_broadcast(&src) && !unnumbered)
             || (p[12] & 0xf0) == 0xe0)
             return MARTIAN;
         /* lwIP would forward, between addresses of this one host. */
         if ((p[16] & 0xf0) != 0xe0 && !nets_own_address(&dest) && !nets_is_broadcast(&dest))
             return FOREIGN;
     }
-    /* UDP-Lite, which nobody here speaks: a length of its own that is not the packet's
-     * fails an assertion. */
-    if (p[9] == 136)
+    /* UDP-Lite, which lwIP must not see: a length of its own that is not the packet's fails
+     * an assertion.  Raw sockets may ask for it. */
+    if (p[9] == 136 && !rawsock_wants(0, 136))
         return FOREIGN;
     more = p[6] & 0x20;
     offset = (get16(p + 6) & 0x1fffu) * 8;
@@ -203,7 +218,7 @@ static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
         if (part == 0 || (more && part % 8) || offset + part > 65535u - 40u)
             return MALFORMED;
         whole = !more && !offset;
-        if (next != 6 && next != 17 && next != 58)
+        if (next != 6 && next != 17 && next != 58 && !rawsock_wants(1, next))
             return FOREIGN;
         if (offset)
             return PASS;
@@ -215,8 +230,14 @@ static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
         return check_transport(next, p + at, len - at, whole, &src, &dest);
     case 59:
         return PASS;
-    default:
+    /* Headers that lwIP would look into. */
+    case 0:
+    case 43:
+    case 44:
+    case 60:
         return FOREIGN;
+    default:
+        return rawsock_wants(1, next) ? PASS : FOREIGN;
     }
 }
 

@@ -79,8 +79,7 @@ static int loop_deliver(struct netif *netif, int budget)
         budget--;
         p->if_idx = netif_get_index(netif);
         if (p->len == p->tot_len
-            && check_packet((const u8_t *)p->payload, p->len, 0) == BACKLOG) {
-            counters.rx_backlog++;
+            && !check_admits(check_packet((const u8_t *)p->payload, p->len, 0))) {
             pbuf_free(p);
         } else if (nets_loop_input(netif, p) != ERR_OK) {
             pbuf_free(p);
@@ -257,7 +256,7 @@ int vp_open(const struct vp_config *config)
     memset(&status, 0, sizeof status);
     for (size_t i = 0; i < LWIP_ARRAYSIZE(ticks); i++)
         ticks[i].armed = 0;
-    if (nets_open(config) < 0 || icmp_open() < 0) {
+    if (nets_open(config) < 0) {
         nets_close();
         link_close();
         result = -ENOMEM;
@@ -288,7 +287,6 @@ static void close_stack(void)
     /* Connections that were closed but had not ended yet. */
     while (tcp_active_pcbs != NULL)
         tcp_abandon(tcp_active_pcbs, 0);
-    icmp_close();
     loop_pending = 0;
     nets_close();
     /* Ages out what was being reassembled, whose owner is gone. */

@@ -46,20 +46,14 @@ static void refuse(struct pbuf *p)
     pbuf_free(p);
 }
 
-static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *addr,
-                        u16_t port)
+/* Queue `p`, which is the queue's from then on; returns whether there was room. */
+int dgram_push(struct sock *s, struct pbuf *p, const ip_addr_t *addr, u16_t port)
 {
-    struct sock *s = arg;
     struct dgram *d;
-    LWIP_UNUSED_ARG(pcb);
-    if (s->state == S_CONNECTED && s->remote_port == 0 && !ip_addr_cmp(addr, &s->remote)) {
-        refuse(p);
-        return;
-    }
     /* An empty datagram costs something too, or they would pile up without bound. */
     if (s->dg_bytes + p->tot_len + sizeof *d > s->rcvbuf || (d = malloc(sizeof *d)) == NULL) {
         pbuf_free(p);
-        return;
+        return 0;
     }
     d->next = NULL;
     d->p = p;
@@ -72,6 +66,18 @@ static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip
     s->dg_tail = d;
     s->dg_bytes += p->tot_len + sizeof *d;
     sock_touch(s, 1);
+    return 1;
+}
+
+static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *addr,
+                        u16_t port)
+{
+    struct sock *s = arg;
+    LWIP_UNUSED_ARG(pcb);
+    if (s->state == S_CONNECTED && s->remote_port == 0 && !ip_addr_cmp(addr, &s->remote))
+        refuse(p);
+    else
+        dgram_push(s, p, addr, port);
 }
 
 int dgram_create(struct sock *s)
@@ -275,7 +281,7 @@ void dgram_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_t
     struct sock *s;
     LWIP_UNUSED_ARG(local);
     while ((s = sock_each(&cursor)) != NULL) {
-        if (s->stream || s->state != S_CONNECTED || s->local_port != local_port
+        if (s->stream || s->packet || s->state != S_CONNECTED || s->local_port != local_port
             || (s->remote_port != 0 && s->remote_port != remote_port)
             || IP_GET_TYPE(&s->remote) != IP_GET_TYPE(remote))
             continue;

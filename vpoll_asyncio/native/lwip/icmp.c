@@ -1,12 +1,8 @@
 /* Errors that come back by ICMP: lwIP ignores them, a kernel's sockets report them.
  *
- * Two raw protocol blocks look at every ICMP packet on its way in, loopback included,
- * and leave it to lwIP. */
+ * Every ICMP packet is looked at on its way in, loopback included, and left to lwIP. */
 
 #include "shim.h"
-#include "lwip/raw.h"
-
-static struct raw_pcb *raw4, *raw6;
 
 /* net/ipv4/icmp.c, icmp_err_convert: what is fatal to a socket. */
 static int error_v4(unsigned code, int connecting)
@@ -16,9 +12,14 @@ static int error_v4(unsigned code, int connecting)
     case 1: return connecting ? EHOSTUNREACH : 0;
     case 2: return ENOPROTOOPT;
     case 3: return ECONNREFUSED;
+    case 6:
     case 9: return ENETUNREACH;
+    case 7: return EHOSTDOWN;
+    case 8: return ENONET;
     case 10:
-    case 13: return EHOSTUNREACH;
+    case 13:
+    case 14:
+    case 15: return EHOSTUNREACH;
     default: return 0;
     }
 }
@@ -32,6 +33,8 @@ static int error_v6(unsigned code, int connecting)
     case 2:
     case 3: return connecting ? EHOSTUNREACH : 0;
     case 4: return ECONNREFUSED;
+    case 5:
+    case 6: return EACCES;
     default: return 0;
     }
 }
@@ -50,42 +53,36 @@ static void report(unsigned protocol, const u8_t *inner, const ip_addr_t *from,
         stream_unreachable(from, local_port, to, remote_port,
                            (u32_t)inner[4] << 24 | (u32_t)inner[5] << 16
                                | (u32_t)inner[6] << 8 | inner[7], error);
+    rawsock_unreachable(protocol, inner, from, to, error);
 }
 
-static u8_t received4(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *addr)
+static void look4(const struct pbuf *p)
 {
     u8_t d[60 + 8 + 60 + 8];
     u16_t len = pbuf_copy_partial(p, d, sizeof d, 0);
     size_t outer, inner;
     ip_addr_t from, to;
-    LWIP_UNUSED_ARG(arg);
-    LWIP_UNUSED_ARG(pcb);
-    LWIP_UNUSED_ARG(addr);
     if (len < 20 || (outer = (size_t)(d[0] & 15) * 4) + 8 + 20 > len || d[outer] != 3)
-        return 0;
+        return;
     inner = outer + 8;
     if (d[inner] >> 4 != 4 || inner + (size_t)(d[inner] & 15) * 4 + 8 > len)
-        return 0;
+        return;
     memset(&from, 0, sizeof from);
     memset(&to, 0, sizeof to);
     memcpy(&ip_2_ip4(&from)->addr, d + inner + 12, 4);
     memcpy(&ip_2_ip4(&to)->addr, d + inner + 16, 4);
     report(d[inner + 9], d + inner + (size_t)(d[inner] & 15) * 4, &from, &to,
            error_v4(d[outer + 1], d[inner + 9] == 6));
-    return 0;
 }
 
-static u8_t received6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *addr)
+static void look6(const struct pbuf *p)
 {
     u8_t d[40 + 8 + 40 + 8];
     ip_addr_t from, to;
-    LWIP_UNUSED_ARG(arg);
-    LWIP_UNUSED_ARG(pcb);
-    LWIP_UNUSED_ARG(addr);
     /* Extension headers, on either level, are more than errors of ours carry. */
     if (pbuf_copy_partial(p, d, sizeof d, 0) < sizeof d || d[6] != 58 || d[40] != 1
         || d[48] >> 4 != 6)
-        return 0;
+        return;
     memset(&from, 0, sizeof from);
     memset(&to, 0, sizeof to);
     IP_SET_TYPE_VAL(from, IPADDR_TYPE_V6);
@@ -93,27 +90,12 @@ static u8_t received6(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_a
     memcpy(ip_2_ip6(&from)->addr, d + 48 + 8, 16);
     memcpy(ip_2_ip6(&to)->addr, d + 48 + 24, 16);
     report(d[48 + 6], d + 88, &from, &to, error_v6(d[41], d[48 + 6] == 6));
-    return 0;
 }
 
-int icmp_open(void)
+void icmp_look(const struct pbuf *p, int v6)
 {
-    raw4 = raw_new_ip_type(IPADDR_TYPE_V4, IP_PROTO_ICMP);
-    raw6 = raw_new_ip_type(IPADDR_TYPE_V6, 58);
-    if (raw4 == NULL || raw6 == NULL) {
-        icmp_close();
-        return -ENOMEM;
-    }
-    raw_recv(raw4, received4, NULL);
-    raw_recv(raw6, received6, NULL);
-    return 0;
-}
-
-void icmp_close(void)
-{
-    if (raw4 != NULL)
-        raw_remove(raw4);
-    if (raw6 != NULL)
-        raw_remove(raw6);
-    raw4 = raw6 = NULL;
+    if (v6)
+        look6(p);
+    else
+        look4(p);
 }

@@ -374,13 +374,8 @@ void nets_input(const u8_t *frame, size_t len)
     counters.rx_bytes += len;
     verdict = open_ethernet ? check_frame(frame, len, open_mac, (size_t)open_mtu)
                             : check_packet(frame, len, 1);
-    switch (verdict) {
-    case PASS: break;
-    case MALFORMED: counters.rx_malformed++; return;
-    case FOREIGN: counters.rx_foreign++; return;
-    case MARTIAN: counters.rx_martian++; return;
-    case BACKLOG: counters.rx_backlog++; return;
-    }
+    if (!check_admits(verdict))
+        return;
     if (open_ethernet) {
         packet = frame[12] == 0x08 && frame[13] == 0x00 ? frame + 14 : NULL;
         if (frame[12] == 0x08 && frame[13] == 0x06)

@@ -17,6 +17,11 @@ static int64_t get(struct sock *s, int option)
     case VP_TTL: return s->ttl;
     case VP_TOS: return s->tos;
     case VP_V6ONLY: return s->v6 ? s->v6only : -EOPNOTSUPP;
+    case VP_HDRINCL: return s->packet == P_RAW ? s->hdrincl : -ENOPROTOOPT;
+    case VP_CHECKSUM:
+        if (s->packet != P_RAW || !s->v6)
+            return -ENOPROTOOPT;
+        return s->protocol == 58 ? 2 : s->checksum;
     case VP_AVAILABLE:
         if (s->state == S_LISTEN)
             return -EINVAL;
@@ -78,6 +83,19 @@ static int set(struct sock *s, int option, int64_t value)
             return -EINVAL;
         s->v6only = value != 0;
         break;
+    case VP_HDRINCL:
+        if (s->packet != P_RAW)
+            return -ENOPROTOOPT;
+        s->hdrincl = value != 0;
+        return 0;
+    case VP_CHECKSUM:
+        if (s->packet != P_RAW || !s->v6)
+            return -ENOPROTOOPT;
+        /* RFC 3542, section 3.1: the kernel's place in ICMPv6 is the protocol's own. */
+        if (s->protocol == 58 || (value > 0 && value & 1) || value > 65534)
+            return -EINVAL;
+        s->checksum = value < 0 ? -1 : (int)value;
+        return 0;
     default:
         if (!s->stream)
             return -ENOPROTOOPT;
@@ -129,6 +147,26 @@ int vp_setopt(uint64_t handle, int option, int64_t value)
     if ((s = sock_find(handle)) != NULL) {
         result = set(s, option, value);
         sock_touch(s, 0);
+    }
+    core_leave();
+    return result;
+}
+
+/* ICMP_FILTER (one word) and ICMPV6_FILTER (eight) of a raw socket. */
+int vp_filter(uint64_t handle, int set, uint32_t *words)
+{
+    int result = -EBADF;
+    struct sock *s;
+    core_enter();
+    if ((s = sock_find(handle)) != NULL) {
+        size_t size = s->v6 ? sizeof s->filter : sizeof s->filter[0];
+        result = 0;
+        if (s->packet != P_RAW || s->protocol != (s->v6 ? 58 : 1))
+            result = s->packet == P_RAW ? -EOPNOTSUPP : -ENOPROTOOPT;
+        else if (set)
+            memcpy(s->filter, words, size);
+        else
+            memcpy(words, s->filter, size);
     }
     core_leave();
     return result;

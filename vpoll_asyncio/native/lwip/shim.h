@@ -47,10 +47,16 @@ struct dgram {
     u16_t port;
 };
 
+/* What a datagram socket is besides UDP's. */
+enum packet_kind { P_NONE, P_RAW, P_PING };
+
 struct sock {
     uint64_t handle;
     struct sock *next_dirty;
     uint8_t stream;
+    uint8_t packet;             /* enum packet_kind */
+    uint8_t protocol;           /* of a raw or ping socket */
+    uint8_t hdrincl;            /* IP_HDRINCL, IPV6_HDRINCL */
     uint8_t v6;
     uint8_t v6only;
     uint8_t state;
@@ -65,6 +71,7 @@ struct sock {
     uint8_t edge;               /* something arrived: wake waiters even if the mask is the same */
     uint8_t broadcast, reuse, keepalive, nodelay, linger_on;
     uint8_t ttl, tos;
+    uint8_t mc_ttl, mc_loop, mc_all, mc_index;  /* IP_MULTICAST_TTL, _LOOP, _ALL, _IF */
     int linger_seconds;
     uint32_t keep_idle, keep_intvl, keep_cnt;   /* seconds, seconds, probes */
     int error;                  /* SO_ERROR */
@@ -81,6 +88,9 @@ struct sock {
     struct dgram *dg_head, *dg_tail;
     size_t dg_bytes, rcvbuf, sndbuf;
     struct sock *aq_head, *aq_tail, *aq_next;
+    struct sock *next_packet;   /* in the list of raw and ping sockets */
+    int checksum;               /* IPV6_CHECKSUM: where a raw socket has it, -1 for none */
+    uint32_t filter[8];         /* ICMP_FILTER, ICMPV6_FILTER: types that are kept out */
     struct sock *listener;      /* while it waits to be accepted */
     int aq_len, backlog;
 };
@@ -128,6 +138,7 @@ unsigned link_queued(void);
 /* check.c */
 enum verdict { PASS, MALFORMED, FOREIGN, MARTIAN, BACKLOG };
 enum verdict check_frame(const u8_t *frame, size_t len, const u8_t *mac, size_t mtu);
+int check_admits(enum verdict verdict);
 enum verdict check_packet(const u8_t *packet, size_t len, int from_outside);
 
 /* sock.c */
@@ -198,9 +209,24 @@ int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_
 void dgram_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_t *remote,
                        u16_t remote_port, int error);
 
+int dgram_push(struct sock *s, struct pbuf *p, const ip_addr_t *addr, u16_t port);
+
+/* raw.c */
+int rawsock_create(struct sock *s, enum packet_kind kind, int protocol);
+void rawsock_close(struct sock *s);
+int rawsock_bind(struct sock *s, const ip_addr_t *ip, u16_t port);
+int rawsock_autobind(struct sock *s);
+int rawsock_connect(struct sock *s, const ip_addr_t *ip, u16_t port);
+int rawsock_wants(int v6, unsigned protocol);
+void rawsock_unreachable(unsigned protocol, const u8_t *inner, const ip_addr_t *local,
+                         const ip_addr_t *remote, int error);
+
+/* rawsend.c */
+int64_t rawsock_send(struct sock *s, const char *data, size_t size, const ip_addr_t *to,
+                     u16_t port);
+
 /* icmp.c */
-int icmp_open(void);
-void icmp_close(void);
+void icmp_look(const struct pbuf *p, int v6);
 
 /* isn.c */
 void isn_seed(void);

@@ -58,6 +58,8 @@ struct sock *sock_new(int v6, int stream)
     s->keep_intvl = 75;
     s->keep_cnt = 9;
     s->ttl = 64;
+    s->mc_ttl = s->mc_loop = s->mc_all = 1;
+    s->checksum = -1;
     table[index] = s;
     return s;
 }
@@ -283,15 +285,35 @@ int sock_check_target(const struct sock *s, const ip_addr_t *ip)
     return 0;
 }
 
-int64_t vp_socket(int family, int stream)
+static int create(struct sock *s, int kind, int protocol)
+{
+    switch (kind) {
+    case VP_STREAM: return stream_create(s);
+    case VP_RAW: return rawsock_create(s, P_RAW, protocol);
+    case VP_PING: return rawsock_create(s, P_PING, protocol);
+    default: return dgram_create(s);
+    }
+}
+
+static void close_sock(struct sock *s)
+{
+    if (s->stream)
+        stream_close(s);
+    else if (s->packet)
+        rawsock_close(s);
+    else
+        dgram_close(s);
+}
+
+int64_t vp_socket(int family, int kind, int protocol)
 {
     struct sock *s = NULL;
     int64_t result = -ENOMEM;
     core_enter();
     if (!core_is_open()) {
         result = -ENETDOWN;
-    } else if ((s = sock_new(family == 6, stream)) != NULL) {
-        if ((stream ? stream_create(s) : dgram_create(s)) < 0) {
+    } else if ((s = sock_new(family == 6, kind == VP_STREAM)) != NULL) {
+        if (create(s, kind, protocol) < 0) {
             sock_free(s);
         } else {
             s->reported = sock_mask(s);
@@ -310,10 +332,7 @@ int vp_sock_close(uint64_t handle)
     if ((s = sock_find(handle)) == NULL) {
         result = -EBADF;
     } else {
-        if (s->stream)
-            stream_close(s);
-        else
-            dgram_close(s);
+        close_sock(s);
         sock_free(s);
     }
     core_leave();
@@ -338,11 +357,14 @@ int vp_bind(uint64_t handle, const struct vp_addr *addr)
         ip_addr_t ip;
         if ((result = sock_to_ip(s, addr, &ip)) == 0) {
             int native = IP_IS_V6(&ip) && !ip_addr_isany(&ip);
+            int shared = nets_is_broadcast(&ip) || ip_addr_ismulticast(&ip);
             if (!ip_addr_isany(&ip) && !nets_own_address(&ip)
-                && !(!s->stream && nets_is_broadcast(&ip)))
+                && !(!s->stream && s->packet != P_PING && shared))
                 result = -EADDRNOTAVAIL;
             else if (s->stream)
                 result = stream_bind(s, &ip, (u16_t)addr->port);
+            else if (s->packet)
+                result = rawsock_bind(s, &ip, (u16_t)addr->port);
             else
                 result = dgram_bind(s, &ip, (u16_t)addr->port);
             /* __inet6_bind(): who has an IPv6 address speaks no IPv4. */
@@ -376,15 +398,32 @@ int64_t vp_accept(uint64_t handle, struct vp_addr *peer, uint32_t *mask)
     })
 }
 
+static int autobind(struct sock *s)
+{
+    if (s->stream)
+        return 0;
+    return s->packet ? rawsock_autobind(s) : dgram_autobind(s);
+}
+
+static int64_t send_datagram(struct sock *s, const char *data, size_t size, const ip_addr_t *to,
+                             u16_t port)
+{
+    return s->packet ? rawsock_send(s, data, size, to, port) : dgram_send(s, data, size, to, port);
+}
+
 int vp_connect(uint64_t handle, const struct vp_addr *addr)
 {
     ON_SOCKET(int, handle, {
         ip_addr_t ip;
-        result = s->stream ? 0 : dgram_autobind(s);
+        result = autobind(s);
         if (result == 0 && (result = sock_to_ip(s, addr, &ip)) == 0) {
             any_is_here(s, &ip);
-            result = s->stream ? stream_connect(s, &ip, (u16_t)addr->port)
-                               : dgram_connect(s, &ip, (u16_t)addr->port);
+            if (s->stream)
+                result = stream_connect(s, &ip, (u16_t)addr->port);
+            else if (s->packet)
+                result = rawsock_connect(s, &ip, (u16_t)addr->port);
+            else
+                result = dgram_connect(s, &ip, (u16_t)addr->port);
         }
     })
 }
@@ -446,13 +485,13 @@ int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_
         ip_addr_t ip;
         if (s->stream)
             result = stream_send(s, data, size);
-        else if ((result = dgram_autobind(s)) < 0)
+        else if ((result = autobind(s)) < 0)
             ;
         else if (to == NULL)
-            result = dgram_send(s, data, size, NULL, 0);
+            result = send_datagram(s, data, size, NULL, 0);
         else if ((result = sock_to_ip(s, to, &ip)) == 0) {
             any_is_here(s, &ip);
-            result = dgram_send(s, data, size, &ip, (u16_t)to->port);
+            result = send_datagram(s, data, size, &ip, (u16_t)to->port);
         }
     })
 }

@@ -178,9 +178,15 @@ class Core:
         self._lib.vp_skip(round(seconds * 1000))
         self.settle()
 
-    def new(self, six: bool, stream: bool) -> int:
-        """Return the handle of a new socket.  Raises OSError."""
-        handle: int = self._lib.vp_socket(6 if six else 4, stream)
+    def new(self, six: bool, kind: int, protocol: int) -> int:
+        """Return the handle of a new socket.
+
+        kind -- of ``enum vp_kind``
+        protocol -- IP protocol of a raw or ping socket
+
+        Raises OSError.
+        """
+        handle: int = self._lib.vp_socket(6 if six else 4, kind, protocol)
         raise_errno(handle)
         return handle
 

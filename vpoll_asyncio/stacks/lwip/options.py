@@ -6,13 +6,25 @@ import errno
 import os
 import socket
 import struct
+import sys
 from typing import Any, Final
+
+from .addresses import raise_errno
 
 __all__ = ["LwipOptions"]
 
 _LINGER: Final = struct.Struct("ii")
 
 _IPV6_TCLASS: Final = 67
+_IPV6_HDRINCL: Final = 36
+_SOL_RAW: Final = 255
+_ICMP_FILTER: Final = 1
+
+# Bytes of ``struct icmp_filter`` and ``struct icmp6_filter``.
+_FILTERS: Final = {
+    (_SOL_RAW, _ICMP_FILTER): 4,
+    (int(socket.IPPROTO_ICMPV6), _ICMP_FILTER): 32,
+}
 
 
 class LwipOptions:
@@ -51,6 +63,10 @@ class LwipOptions:
             (ip6, socket.IPV6_UNICAST_HOPS): lib.VP_TTL,
             (ip6, _IPV6_TCLASS): lib.VP_TOS,
             (ip6, socket.IPV6_V6ONLY): lib.VP_V6ONLY,
+            (ip, socket.IP_HDRINCL): lib.VP_HDRINCL,
+            (ip6, _IPV6_HDRINCL): lib.VP_HDRINCL,
+            (ip6, socket.IPV6_CHECKSUM): lib.VP_CHECKSUM,
+            (_SOL_RAW, socket.IPV6_CHECKSUM): lib.VP_CHECKSUM,
         }
 
     def _option(self, level: int, name: int) -> int:
@@ -62,19 +78,30 @@ class LwipOptions:
     def get(self, handle: int, level: int, name: int) -> int | bytes:
         """Return an option's value; SO_LINGER is its ``struct linger``."""
         lib = self._native.lib
+        size = _FILTERS.get((level, name))
+        if size is not None:
+            words = self._native.ffi.new("uint32_t[8]")
+            raise_errno(lib.vp_filter(handle, 0, words))
+            return bytes(self._native.ffi.buffer(words, size))
         option = self._option(level, name)
         value: int = lib.vp_getopt(handle, option)
         if option == lib.VP_LINGER:
             if value == -errno.EBADF:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             return _LINGER.pack(value >= 0, max(value, 0))
-        if value < 0:
+        if value < 0 and not (value == -1 and option == lib.VP_CHECKSUM):
             raise OSError(-value, os.strerror(-value))
         return value
 
     def set(self, handle: int, level: int, name: int, value: int | bytes) -> None:
         """Set an option.  Raises OSError: ENOPROTOOPT, or EINVAL for a bad value."""
         lib = self._native.lib
+        size = _FILTERS.get((level, name))
+        if size is not None:
+            words = self._native.ffi.new("uint32_t[8]")
+            self._native.ffi.buffer(words, size)[:] = _filter(value, size)
+            raise_errno(lib.vp_filter(handle, 1, words))
+            return
         option = self._option(level, name)
         number = _linger(value) if option == lib.VP_LINGER else _as_int(value)
         if option in (lib.VP_TTL, lib.VP_TOS) and number == -1:
@@ -91,6 +118,14 @@ def _as_int(value: int | bytes) -> int:
     if len(value) < 4:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return int(struct.unpack_from("i", value)[0])
+
+
+def _filter(value: int | bytes, size: int) -> bytes:
+    if isinstance(value, int):
+        value = (value & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
+    if len(value) < size:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return value[:size]
 
 
 def _linger(value: int | bytes) -> int:

@@ -32,6 +32,7 @@ from .config import (
 from .core import Core
 from .driver import LoopDriver
 from .forks import close_in_children, leave_children_alone
+from .kinds import kind_of
 from .options import LwipOptions
 from .sockets import LwipSocket
 from .standby import Standby
@@ -41,14 +42,9 @@ __all__ = ["LwipStack"]
 
 _TYPE_FLAGS: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
-_PROTOCOLS: Final = {
-    socket.SOCK_STREAM: (0, socket.IPPROTO_TCP),
-    socket.SOCK_DGRAM: (0, socket.IPPROTO_UDP),
-}
-
 
 class LwipStack(Stack):
-    """lwIP on a link: TCP and UDP, IPv4 and IPv6.
+    """lwIP on a link: TCP, UDP, ping and raw sockets, IPv4 and IPv6.
 
     Parameters:
     vnl -- Virtual Network Locator of the link (``"slirp://"``, ``"tap://tap0"`` …)
@@ -267,14 +263,9 @@ class LwipStack(Stack):
         self.refuse_closed()
         if not self.supported_domain(family):
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-        kind = type & ~_TYPE_FLAGS
-        protocols = _PROTOCOLS.get(socket.SocketKind(kind)) if kind in _PROTOCOLS else None
-        if protocols is None:
-            raise OSError(errno.ESOCKTNOSUPPORT, os.strerror(errno.ESOCKTNOSUPPORT))
-        if proto not in protocols:
-            raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+        kind = kind_of(family, type & ~_TYPE_FLAGS, proto)
         self._attach_running_loop()
-        handle = self.core.new(family == socket.AF_INET6, kind == socket.SOCK_STREAM)
+        handle = self.core.new(family == socket.AF_INET6, kind, proto)
         return LwipSocket(self, handle, family, type, proto, self.core.mask(handle))
 
     # Who drives.
