@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"descriptors", "libvpoll", "sockaddr"},
             {"sockhooks"},
             {"delegated", "signalling"},
+            {"sockettransfer"},
             {"sockets"},
             {"tlssockets"},
             {"guards"},

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import functools
 import operator
 import os
 import socket
@@ -19,8 +18,8 @@ import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from . import signalling
 from ._asyncio import (
@@ -33,8 +32,9 @@ from ._asyncio import (
 from .delegated import SHARED, DelegatedHooks, Description
 from .events import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 from .relay import is_uvloop
-from .sockaddr import Address, numeric_address
-from .sockhooks import Data, SocketHooks, would_block
+from .sockaddr import Address
+from .sockettransfer import SocketTransfers, check_c_int
+from .sockhooks import Data, would_block
 from .vpoll import VPoll
 
 if TYPE_CHECKING:
@@ -42,19 +42,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "Data", "SharedSocket", "UserSocket", "observe_sockets", "would_block"]
 
-_Result = TypeVar("_Result")
-
 _TYPE_FLAGS: Final = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 # The enumerations' own look-up by value takes longer than all else in the constructor.
 _FAMILIES: Final = {int(family): family for family in socket.AddressFamily}
 _KINDS: Final = {int(kind): kind for kind in socket.SocketKind}
-# Plain ints: combining the enumeration's members costs more than a whole call here.
-_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
-_WAITALL: Final = int(socket.MSG_WAITALL)
-_PEEK: Final = int(socket.MSG_PEEK)
 _SO_PROTOCOL: Final = 38
 _SO_DOMAIN: Final = 39
-_READ: Final = IN | RDHUP
 _DEAD: Final = IN | OUT | HUP | RDHUP | RDNORM | WRNORM
 
 
@@ -76,14 +69,6 @@ _REFUSED: Final = {
 _LONGEST_TIMEOUT: Final = (1 << 63) / 1e9
 
 
-def _fits(size: int, number: int) -> None:
-    """Raise OverflowError for what the C code of `socket.socket` could not hold."""
-    if size > sys.maxsize:
-        raise OverflowError("Python int too large to convert to C ssize_t")
-    if not -(1 << 31) <= number < 1 << 31:
-        raise OverflowError(f"{number} does not fit into a C int")
-
-
 _observers: tuple[Callable[[UserSocket], object], ...] = ()
 
 
@@ -103,7 +88,7 @@ def observe_sockets(observer: Callable[[UserSocket], object]) -> Iterator[None]:
         _observers = tuple(left)
 
 
-class UserSocket(SocketHooks, socket.socket):
+class UserSocket(SocketTransfers):
     """A socket of a user-space stack.
 
     Parameters:
@@ -119,12 +104,7 @@ class UserSocket(SocketHooks, socket.socket):
     that are blocked in it with EBADF.
     """
 
-    __slots__ = ("_family", "_gone", "_proto", "_timeout", "_type", "stack", "vpoll")
-
-    stack: Stack
-    """The stack that made the socket."""
-    vpoll: VPoll
-    """The socket's event mask and wait queue."""
+    __slots__ = ()
 
     def __init__(
         self,
@@ -235,239 +215,6 @@ class UserSocket(SocketHooks, socket.socket):
             "vpoll_asyncio.UvloopEventLoop; to poll for events, give it the socket's vpoll",
         )
 
-    # Waiting.
-
-    def _check_open(self) -> None:
-        if self._gone:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    def _retry(self, mask: int, attempt: Callable[[], _Result], flags: int = 0) -> _Result:
-        """Return what `attempt` returns, waiting for `mask` as the timeout allows."""
-        self._check_open()
-        timeout = self._timeout
-        if timeout == 0.0 or flags & _DONTWAIT:
-            return attempt()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                return attempt()
-            except BlockingIOError:
-                self._wait_until(mask, deadline)
-
-    def _wait_until(self, mask: int, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise TimeoutError("timed out")
-        seen = self.stack.wait(self.vpoll, mask, left)
-        self._check_open()
-        if seen and (failure := self.vpoll.failure) is not None:
-            # ERR stays, and with it no wait would ever be one.
-            raise failure
-        if not seen and deadline is not None and time.monotonic() >= deadline:
-            raise TimeoutError("timed out")
-
-    # Receiving.
-
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Return up to `bufsize` bytes, as recv(2)."""
-        if type(bufsize) is not int:
-            bufsize = operator.index(bufsize)
-        if bufsize < 0:
-            raise ValueError("negative buffersize in recv")
-        if bufsize > sys.maxsize or flags:
-            _fits(bufsize, flags)
-        if not bufsize:
-            return b""
-        if self._timeout == 0.0 and not flags:
-            self._check_open()
-            return self.do_recv(bufsize, 0)
-        wanted = flags & ~(_DONTWAIT | _WAITALL)
-        data = self._retry(_READ, lambda: self.do_recv(bufsize, wanted), flags)
-        if flags & _WAITALL and self._type == socket.SOCK_STREAM:
-            return self._recv_rest(data, bufsize, flags)
-        return data
-
-    def _recv_rest(self, data: bytes, bufsize: int, flags: int) -> bytes:
-        """MSG_WAITALL: go on until `bufsize` bytes, the end, an error or the timeout."""
-        if flags & _PEEK:
-            return data
-        wanted = flags & ~(_DONTWAIT | _WAITALL)
-        parts = [data]
-        count = len(data)
-        while data and count < bufsize:
-            try:
-                left = bufsize - count
-                data = self._retry(_READ, functools.partial(self.do_recv, left, wanted), flags)
-            except OSError:
-                break
-            parts.append(data)
-            count += len(data)
-        return b"".join(parts)
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        """Read into `buffer`, at most `nbytes` bytes (0: all of it); return the count."""
-        view = self._writable(buffer, nbytes, "recv_into")
-        if not view:
-            return 0
-        if flags & _WAITALL:
-            data = self.recv(len(view), flags)
-            view[: len(data)] = data
-            return len(data)
-        wanted = flags & ~_DONTWAIT
-        return self._retry(_READ, lambda: self.do_recv_into(view, wanted), flags)
-
-    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
-        """Return (data, sender), as recvfrom(2)."""
-        bufsize = operator.index(bufsize)
-        _fits(bufsize, flags)
-        if bufsize < 0:
-            raise ValueError("negative buffersize in recvfrom")
-        wanted = flags & ~_DONTWAIT
-        data, _, address = self._retry(_READ, lambda: self.do_recvfrom(bufsize, wanted), flags)
-        return data, address
-
-    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
-        """Read into `buffer`; return (count, sender)."""
-        view = self._writable(buffer, nbytes, "recvfrom_into")
-        data, address = self.recvfrom(len(view), flags)
-        view[: len(data)] = data
-        return len(data), address
-
-    def recvmsg(
-        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
-    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-        """Return (data, ancdata, msg_flags, sender), as recvmsg(2); ancdata is empty."""
-        bufsize = operator.index(bufsize)
-        _fits(bufsize, flags)
-        if bufsize < 0:
-            raise ValueError("negative buffer size in recvmsg()")
-        if ancbufsize < 0:
-            raise ValueError("invalid ancillary data buffer length")
-        wanted = flags & ~_DONTWAIT
-        data, msg_flags, address = self._retry(
-            _READ, lambda: self.do_recvfrom(bufsize, wanted), flags
-        )
-        return data, [], msg_flags, address
-
-    def recvmsg_into(
-        self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0
-    ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
-        """Read into `buffers` one after the other, as recvmsg(2) with several iovecs."""
-        views = [self._writable(buffer, 0, "recvmsg_into") for buffer in buffers]
-        total = sum(map(len, views))
-        data, ancdata, msg_flags, address = self.recvmsg(total, ancbufsize, flags)
-        rest = memoryview(data)
-        for view in views:
-            part = rest[: len(view)]
-            view[: len(part)] = part
-            rest = rest[len(part) :]
-        return len(data), ancdata, msg_flags, address
-
-    @staticmethod
-    def _writable(buffer: Any, nbytes: int, caller: str) -> memoryview:
-        view = memoryview(buffer)
-        if view.readonly:
-            raise TypeError(f"{caller}() argument must be read-write bytes-like object")
-        view = view.cast("B")
-        if nbytes < 0:
-            raise ValueError(f"negative buffersize in {caller}")
-        if nbytes > len(view):
-            raise ValueError("buffer too small for requested bytes")
-        return view[:nbytes] if nbytes else view
-
-    # Sending.
-
-    @staticmethod
-    def _flat(data: Any) -> Data:
-        return data if type(data) is bytes else memoryview(data).cast("B")
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        """Send a prefix of `data` and return its length, as send(2)."""
-        flat = self._flat(data)
-        if self._timeout == 0.0 and not flags:
-            self._check_open()
-            return self.do_send(flat, 0, None)
-        wanted = flags & ~_DONTWAIT
-        return self._retry(OUT, lambda: self.do_send(flat, wanted, None), flags)
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all of `data`; the timeout is for the whole.
-
-        After an error it is unknown how much was sent.
-        """
-        self._check_open()
-        flat = self._flat(data)
-        wanted = flags & ~_DONTWAIT
-        timeout = self._timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                sent = self.do_send(flat, wanted, None)
-            except BlockingIOError:
-                if timeout == 0.0 or flags & _DONTWAIT:
-                    raise
-                self._wait_until(OUT, deadline)
-                continue
-            if sent >= len(flat):
-                return
-            flat = memoryview(flat)[sent:]
-
-    def sendto(self, data: Any, *args: Any) -> int:
-        """``sendto(data[, flags], address)``: send a datagram, as sendto(2)."""
-        if len(args) == 1:
-            flags, address = 0, args[0]
-        elif len(args) == 2:
-            flags, address = args
-        else:
-            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(args) + 1} given)")
-        flat = self._flat(data)
-        target = self.resolve_address(address, "sendto")
-        wanted = flags & ~_DONTWAIT
-        return self._retry(OUT, lambda: self.do_send(flat, wanted, target), flags)
-
-    def sendmsg(
-        self,
-        buffers: Iterable[Any],
-        ancdata: Iterable[tuple[int, int, Any]] = (),
-        flags: int = 0,
-        address: Any = None,
-    ) -> int:
-        """Send the concatenation of `buffers`, as sendmsg(2).
-
-        Raises OSError (EINVAL) for ancillary data, which no stack carries.
-        """
-        if list(ancdata):
-            raise OSError(errno.EINVAL, "user sockets carry no ancillary data")
-        parts = [self._flat(buffer) for buffer in buffers]
-        flat = parts[0] if len(parts) == 1 else b"".join(parts)
-        target = None if address is None else self.resolve_address(address, "sendmsg")
-        wanted = flags & ~_DONTWAIT
-        return self._retry(OUT, lambda: self.do_send(flat, wanted, target), flags)
-
-    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:  # type: ignore[override]
-        """Send `file` from `offset` with `send`; return the count, as `socket.sendfile`."""
-        if self._type != socket.SOCK_STREAM:
-            raise ValueError("only SOCK_STREAM type sockets are supported")
-        if self._timeout == 0.0:
-            raise ValueError("non-blocking sockets are not supported")
-        if count is not None and count <= 0:
-            raise ValueError(f"count must be a positive integer (got {count!r})")
-        if offset:
-            file.seek(offset)
-        total = 0
-        try:
-            while count is None or total < count:
-                blocksize = 65536 if count is None else min(count - total, 65536)
-                block = file.read(blocksize)
-                if not block:
-                    break
-                self.sendall(block)
-                total += len(block)
-            return total
-        finally:
-            if total and hasattr(file, "seek"):
-                file.seek(offset + total)
-
     # Connections.
 
     def bind(self, address: Any) -> None:
@@ -479,7 +226,7 @@ class UserSocket(SocketHooks, socket.socket):
         """Accept connections, at most `backlog` + 1 waiting at a time, as listen(2)."""
         self._check_open()
         backlog = operator.index(backlog)
-        _fits(0, backlog)
+        check_c_int(0, backlog)
         self.do_listen(max(0, backlog))
 
     def accept(self) -> tuple[UserSocket, Any]:
@@ -581,17 +328,6 @@ class UserSocket(SocketHooks, socket.socket):
         """Carry out an ioctl(2) that the stack knows.  Raises OSError (ENOTTY)."""
         self._check_open()
         return self.do_ioctl(control, option)
-
-    def resolve_address(self, address: Any, caller: str) -> Address:
-        """Return `address` with a numeric host, as the hooks take it.
-
-        Raises TypeError and OverflowError as `socket.socket` does for what is no
-        address of the family, `socket.gaierror` for a name that the stack does not know.
-        """
-        return numeric_address(address, self._family, self._lookup, caller)
-
-    def _lookup(self, host: str) -> tuple[Any, ...]:
-        return self.stack.getaddrinfo(host, None, self._family, self._type)[0][4]
 
     # The object.
 
