@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import gc
 import io
 import pickle
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from blocking_helpers import Background
 from memory_helpers import BOUND, HUP, Lab, failure, fill, small_buffers
 from vpoll_asyncio.stacks.host import host_stack
 from vpoll_asyncio.stacks.memory import MemoryStack
@@ -37,30 +37,6 @@ def pair(lab: Lab) -> tuple[socket.socket, socket.socket]:
     client.settimeout(BOUND)
     server.settimeout(BOUND)
     return client, server
-
-
-class Background:
-    """A call in another thread; `result` waits for it."""
-
-    def __init__(self, call: Callable[..., Any], *args: Any) -> None:
-        self._answer: Any = None
-        self._error: BaseException | None = None
-        self._call = functools.partial(call, *args)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._answer = self._call()
-        except BaseException as exc:
-            self._error = exc
-
-    def result(self) -> Any:
-        self._thread.join(2 * BOUND)
-        assert not self._thread.is_alive(), "the call still blocks"
-        if self._error is not None:
-            raise self._error
-        return self._answer
 
 
 # Blocking calls.
