@@ -24,6 +24,7 @@ from vpoll_asyncio.links import FdLink, PacketLink, wire_pair
 from vpoll_asyncio.sockets import UserSocket
 from vpoll_asyncio.stacks import open_stack
 from vpoll_asyncio.stacks.lwip import LwipStack
+from vpoll_asyncio.stacks.lwip.ports import Port
 
 pytestmark = pytest.mark.needs("lwip")
 
@@ -410,7 +411,7 @@ def test_an_idle_stack_lets_the_loop_sleep(run: Run, peer: Peer) -> None:
     turns = 0
     turn = peer.stack.core.turn
 
-    def counting(readable: bool) -> None:
+    def counting(readable: Port | bool) -> None:
         nonlocal turns
         turns += 1
         turn(readable)

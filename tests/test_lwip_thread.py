@@ -22,6 +22,7 @@ from transport_helpers import LOOPS, LoopFactory
 from vpoll_asyncio.links import FdLink, WireLink, wire_pair
 from vpoll_asyncio.stacks import open_stack
 from vpoll_asyncio.stacks.lwip import LwipStack
+from vpoll_asyncio.stacks.lwip.ports import Port
 
 pytestmark = pytest.mark.needs("lwip")
 
@@ -139,7 +140,7 @@ class Turns:
         self.by: list[threading.Thread] = []
         turn = stack.core.turn
 
-        def counted(readable: bool) -> None:
+        def counted(readable: Port | bool) -> None:
             self.by.append(threading.current_thread())
             turn(readable)
 

@@ -86,6 +86,7 @@ HELPERS: dict[str, Helper] = {
             name="lwip",
             sources=(
                 "core.c",
+                "iface.c",
                 "nets.c",
                 "route.c",
                 "link.c",

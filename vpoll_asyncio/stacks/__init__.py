@@ -64,15 +64,26 @@ def available() -> list[StackInfo]:
     return listing
 
 
-def parse_config(config: str) -> dict[str, str | list[str]]:
+Options = dict[str, str | list[str]]
+
+# Of the keys of a configuration, those that an interface has of its own.
+_OF_INTERFACE: Final = frozenset(("iface", "vnl", "ip", "ip6", "gw", "route", "mac", "mtu"))
+
+
+def parse_config(config: str) -> dict[str, Any]:
     """Return the options of iothconf's ``key=value,key=value`` as a dictionary.
 
     A key that is repeated (``ip=…,ip=…``) has the list of its values; a key without
     ``=`` has the value ``"1"``.  What is neither goes on with the value before it, so
     that slirp's lists of forwarded ports need no quoting.  A locator with another one in
     braces (``vnl=netem://delay=10ms,loss=1%{slirp://}``) is one value, from its
-    ``SCHEME://`` to the closing brace.  Raises ValueError for an item without a key and
-    for braces without their counterpart.
+    ``SCHEME://`` to the closing brace.
+
+    Once there is a ``vnl``, ``iface=NAME`` begins a further interface, whose keys
+    (``vnl``, ``ip``, ``ip6``, ``gw``, ``route``, ``mac``, ``mtu``) are in a dictionary of
+    their own in the list ``"interfaces"``; before it names the first.
+
+    Raises ValueError for an item without a key and for braces without their counterpart.
     """
     items: list[str] = []
     for item in filter(None, map(str.strip, _split_at_commas(config))):
@@ -85,17 +96,22 @@ def parse_config(config: str) -> dict[str, str | list[str]]:
             raise ValueError(
                 f"bad item {item!r} in stack configuration {config!r}: expected key=value"
             )
-    options: dict[str, str | list[str]] = {}
+    options: dict[str, Any] = {}
+    current: Options = options
     for item in items:
         key, equals, value = map(str.strip, item.partition("="))
         value = value if equals else "1"
-        before = options.get(key)
+        if key == "iface" and "vnl" in current:
+            current = {}
+            options.setdefault("interfaces", []).append(current)
+        target = current if key in _OF_INTERFACE else options
+        before = target.get(key)
         if before is None:
-            options[key] = value
+            target[key] = value
         elif isinstance(before, list):
             before.append(value)
         else:
-            options[key] = [before, value]
+            target[key] = [before, value]
     return options
 
 

@@ -10,6 +10,12 @@ struct vp_addr {
     uint8_t ip[16];
 };
 
+/* What Python reads of an interface without the lock, as a hint. */
+struct vp_port {
+    uint32_t queued;            /* frames that the link did not take yet */
+    int32_t link_errno;         /* the link failed: ask it whether for good, and write 0 */
+};
+
 struct vp_config {
     int ethernet;               /* frames with an Ethernet header, else bare IP packets */
     uint8_t mac[6];
@@ -20,6 +26,7 @@ struct vp_config {
     uintptr_t send;
     uintptr_t context;
     int batch;
+    struct vp_port *port;       /* Python's, until the interface is gone */
 };
 
 /* The state after the latest call; read without the lock, so only as a hint. */
@@ -27,10 +34,10 @@ struct vp_status {
     uint64_t due_ms;            /* CLOCK_MONOTONIC at which timers must run; all ones: never */
     uint64_t armed_ms;          /* Python's: when it will run them, 0 for who asks each time */
     uint32_t dirty;             /* sockets whose mask waits to be collected */
-    uint32_t queued;            /* frames that the link did not take yet */
+    uint32_t queued;            /* frames that links did not take yet */
     uint32_t more;              /* work is left over: call vp_turn again at once */
-    uint32_t writing;           /* Python's: it watches for the link to be writable */
-    int32_t link_errno;         /* the link failed: ask it whether for good, and write 0 */
+    uint32_t writing;           /* Python's: it watches for a link to be writable */
+    int32_t link_errno;         /* a link failed: look which, and write 0 */
     uint32_t attention;         /* any of this is for Python to act upon */
 };
 
@@ -50,24 +57,30 @@ struct vp_abi {
 };
 
 void vp_abi(struct vp_abi *out);
-int vp_open(const struct vp_config *config);
-int vp_add_address(const struct vp_addr *addr, int prefix);
-int vp_del_address(const struct vp_addr *addr);
-int vp_add_route(const struct vp_addr *dest, int prefix, const struct vp_addr *gateway);
-int vp_del_route(const struct vp_addr *dest, int prefix, const struct vp_addr *gateway);
-int vp_set_mtu(uint32_t mtu);
-int vp_link_local(struct vp_addr *out);
+int vp_open(void);
+int vp_add_interface(const struct vp_config *config);
+int vp_del_interface(uint32_t index);
+int vp_set_up(uint32_t index, int up);
+int vp_lose_link(uint32_t index);
+int vp_add_address(uint32_t index, const struct vp_addr *addr, int prefix);
+int vp_del_address(uint32_t index, const struct vp_addr *addr);
+int vp_add_route(uint32_t index, const struct vp_addr *dest, int prefix,
+                 const struct vp_addr *gateway);
+int vp_del_route(uint32_t index, const struct vp_addr *dest, int prefix,
+                 const struct vp_addr *gateway);
+int vp_set_mtu(uint32_t index, uint32_t mtu);
+int vp_link_local(uint32_t index, struct vp_addr *out);
 int vp_quit(void);
 int vp_close(void);
 void vp_before_fork(void);
 void vp_after_fork(int in_child);
 struct vp_status *vp_status(void);
-void vp_counters(struct vp_counters *out);
+int vp_counters(uint32_t index, struct vp_counters *out);
 
 int vp_turn(int readable, uint64_t *handles, uint32_t *masks, int max);
 int vp_skip(uint32_t ms);
-int vp_feed(const char *frames, const uint32_t *lengths, int count);
-int vp_drain(char *out, size_t size, uint32_t *lengths, int max);
+int vp_feed(uint32_t index, const char *frames, const uint32_t *lengths, int count);
+int vp_drain(uint32_t index, char *out, size_t size, uint32_t *lengths, int max);
 int vp_collect(uint64_t *handles, uint32_t *masks, int max);
 
 int64_t vp_socket(int family, int kind, int protocol);
@@ -94,12 +107,15 @@ uint16_t lwip_standard_chksum(const void *data, int len);
 
 enum vp_flags { VP_PEEK = 1, VP_TRUNC = 2, VP_WAIT = 4 };
 
-enum { VP_LOST = 0x10000000 };
+enum { VP_LOST = 0x10000000, VP_MOST_INTERFACES = 32 };
+
+/* For vp_turn(): the index of the interface whose link is readable, or one of these. */
+enum { VP_NO_LINK = 0, VP_EVERY_LINK = -1 };
 
 enum vp_option {
     VP_ERROR, VP_ACCEPTCONN, VP_REUSEADDR, VP_KEEPALIVE, VP_BROADCAST, VP_RCVBUF, VP_SNDBUF,
     VP_LINGER, VP_NODELAY, VP_KEEPIDLE, VP_KEEPINTVL, VP_KEEPCNT, VP_TTL, VP_TOS, VP_V6ONLY,
-    VP_AVAILABLE, VP_MAXSEG, VP_HDRINCL, VP_CHECKSUM
+    VP_AVAILABLE, VP_MAXSEG, VP_HDRINCL, VP_CHECKSUM, VP_DEVICE
 };
 
 enum vp_kind { VP_DATAGRAM, VP_STREAM, VP_RAW, VP_PING };

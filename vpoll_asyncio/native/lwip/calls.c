@@ -9,14 +9,14 @@
 NAMES(DEFINE)
 #undef DEFINE
 
-/* The calls of one socket, or of one loop's reader of the link. */
+/* The calls of one socket, or of one loop's reader of a link. */
 typedef struct {
     PyObject_HEAD
     Masks *masks;
     PyObject *settle;           /* Core.settle */
     PyObject *owner;            /* the socket; the loop's relay */
     PyObject *vpoll;            /* the socket's */
-    uint64_t handle;
+    uint64_t handle;            /* the socket's; the index of the link's interface */
 } Calls;
 
 static int settle(Calls *self)
@@ -139,10 +139,10 @@ static PyObject *send_bytes(Calls *self, PyObject *const *arguments, Py_ssize_t 
 
 static int turn_and_settle(Calls *self)
 {
-    return masks_turn(self->masks, 1) || (status.attention && settle(self)) ? -1 : 0;
+    return masks_turn(self->masks, (int)self->handle) || (status.attention && settle(self)) ? -1 : 0;
 }
 
-/* Takes what the link has brought; what that sets in motion runs at once, as nobody needs to
+/* Takes what the link of interface `handle` has brought; what that sets in motion runs at once, as nobody needs to
  * have the loop run the relay, which would take another turn. */
 static PyObject *reader_read(Calls *self, PyObject *unused)
 {

@@ -7,15 +7,17 @@
 #include "shim.h"
 #include "lwip/ip6_addr.h"
 
-/* Whether a packet of this verdict may pass; counts those that may not. */
-int check_admits(enum verdict verdict)
+/* Whether a packet of this verdict may pass; counts those that may not, for the interface that
+ * it came in by or, with NULL, for none. */
+int check_admits(struct iface *it, enum verdict verdict)
 {
+    struct vp_counters *of = it != NULL ? &it->counters : &counters;
     switch (verdict) {
     case PASS: return 1;
-    case MALFORMED: counters.rx_malformed++; break;
-    case FOREIGN: counters.rx_foreign++; break;
-    case MARTIAN: counters.rx_martian++; break;
-    case BACKLOG: counters.rx_backlog++; break;
+    case MALFORMED: of->rx_malformed++; break;
+    case FOREIGN: of->rx_foreign++; break;
+    case MARTIAN: of->rx_martian++; break;
+    case BACKLOG: of->rx_backlog++; break;
     }
     return 0;
 }
@@ -56,8 +58,9 @@ static int is_discovery(unsigned type)
 }
 
 /* `whole`: no fragment, so lengths inside can be compared with what is here. */
-static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len, int whole,
-                                    const ip_addr_t *src, const ip_addr_t *dest)
+static enum verdict check_transport(const struct iface *it, unsigned protocol, const u8_t *p,
+                                    size_t len, int whole, const ip_addr_t *src,
+                                    const ip_addr_t *dest)
 {
     switch (protocol) {
     case 6: {
@@ -71,7 +74,7 @@ static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len
             && stream_is_opposite(get16(p + 4) << 16 | get16(p + 6), src, (u16_t)get16(p), dest,
                                   (u16_t)get16(p + 2)))
             return MALFORMED;
-        return stream_keeps_out(p[13] & 0x3f, get16(p + 4) << 16 | get16(p + 6), src,
+        return stream_keeps_out(it, p[13] & 0x3f, get16(p + 4) << 16 | get16(p + 6), src,
                                 (u16_t)get16(p), dest, (u16_t)get16(p + 2))
                    ? BACKLOG : PASS;
     }
@@ -100,7 +103,7 @@ static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len
             memset(&target, 0, sizeof target);
             IP_SET_TYPE_VAL(target, IPADDR_TYPE_V6);
             memcpy(ip_2_ip6(&target)->addr, p + 8, 16);
-            if (nets_own_address(&target))
+            if (nets_of_address_at(&target, it) != NULL)
                 return MARTIAN;
         }
         return PASS;
@@ -111,7 +114,7 @@ static enum verdict check_transport(unsigned protocol, const u8_t *p, size_t len
     }
 }
 
-static enum verdict check_v4(const u8_t *p, size_t len, int from_outside)
+static enum verdict check_v4(const struct iface *it, const u8_t *p, size_t len)
 {
     ip_addr_t src, dest;
     size_t header, total, offset;
@@ -129,7 +132,7 @@ static enum verdict check_v4(const u8_t *p, size_t len, int from_outside)
     IP_SET_TYPE_VAL(dest, IPADDR_TYPE_V4);
     memcpy(&ip_2_ip4(&src)->addr, p + 12, 4);
     memcpy(&ip_2_ip4(&dest)->addr, p + 16, 4);
-    if (from_outside) {
+    if (it != NULL) {
         /* RFC 9776, section 4.1.13: who asks for members may have no address yet. */
         int unnumbered = p[9] == 2 && ip_addr_isany(&src);
         if (p[16] == 127 || nets_own_address(&src) || (nets_is_broadcast(&src) && !unnumbered)
@@ -152,10 +155,10 @@ static enum verdict check_v4(const u8_t *p, size_t len, int from_outside)
         if (offset)
             return PASS;
     }
-    return check_transport(p[9], p + header, total - header, !more, &src, &dest);
+    return check_transport(it, p[9], p + header, total - header, !more, &src, &dest);
 }
 
-static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
+static enum verdict check_v6(const struct iface *it, const u8_t *p, size_t len)
 {
     ip_addr_t src, dest;
     size_t payload, at = 40;
@@ -174,12 +177,12 @@ static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
     IP_SET_TYPE_VAL(dest, IPADDR_TYPE_V6);
     memcpy(ip_2_ip6(&src)->addr, p + 8, 16);
     memcpy(ip_2_ip6(&dest)->addr, p + 24, 16);
-    if (from_outside) {
-        if (p[8] == 0xff || nets_own_address(&src) || ip6_addr_isloopback(ip_2_ip6(&dest))
+    if (it != NULL) {
+        if (p[8] == 0xff || nets_of_address_at(&src, it) != NULL || ip6_addr_isloopback(ip_2_ip6(&dest))
             || ip6_addr_isipv4mappedipv6(ip_2_ip6(&src))
             || ip6_addr_isipv4mappedipv6(ip_2_ip6(&dest)))
             return MARTIAN;
-        if (!multicast && !nets_own_address(&dest))
+        if (!multicast && nets_of_address_at(&dest, it) == NULL)
             return FOREIGN;
     }
     len = 40 + payload;
@@ -227,7 +230,7 @@ static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
     case 6:
     case 17:
     case 58:
-        return check_transport(next, p + at, len - at, whole, &src, &dest);
+        return check_transport(it, next, p + at, len - at, whole, &src, &dest);
     case 59:
         return PASS;
     /* Headers that lwIP would look into. */
@@ -241,13 +244,14 @@ static enum verdict check_v6(const u8_t *p, size_t len, int from_outside)
     }
 }
 
-enum verdict check_packet(const u8_t *packet, size_t len, int from_outside)
+/* `it`: where it came in; NULL for what the stack sends to itself. */
+enum verdict check_packet(const struct iface *it, const u8_t *packet, size_t len)
 {
     if (len < 1)
         return MALFORMED;
     switch (packet[0] >> 4) {
-    case 4: return check_v4(packet, len, from_outside);
-    case 6: return len < 40 ? MALFORMED : check_v6(packet, len, from_outside);
+    case 4: return check_v4(it, packet, len);
+    case 6: return len < 40 ? MALFORMED : check_v6(it, packet, len);
     default: return MALFORMED;
     }
 }
@@ -259,14 +263,14 @@ static enum verdict check_arp(const u8_t *p, size_t len)
     return PASS;
 }
 
-enum verdict check_frame(const u8_t *frame, size_t len, const u8_t *mac, size_t mtu)
+enum verdict check_frame(const struct iface *it, const u8_t *frame, size_t len)
 {
     const u8_t *inner = frame + 14;
     if (len < 14)
         return MALFORMED;
-    if (len > mtu + 14)
+    if (len > (size_t)it->mtu + 14)
         return MALFORMED;
-    if (!(frame[0] & 1) && memcmp(frame, mac, 6) != 0)
+    if (!(frame[0] & 1) && memcmp(frame, it->mac, 6) != 0)
         return FOREIGN;
     len -= 14;
     switch (get16(frame + 12)) {
@@ -275,11 +279,11 @@ enum verdict check_frame(const u8_t *frame, size_t len, const u8_t *mac, size_t 
     case 0x0800:
         if (len < 1 || inner[0] >> 4 != 4)
             return MALFORMED;
-        return check_v4(inner, len, 1);
+        return check_v4(it, inner, len);
     case 0x86dd:
         if (len < 40 || inner[0] >> 4 != 6)
             return MALFORMED;
-        return check_v6(inner, len, 1);
+        return check_v6(it, inner, len);
     default:
         return FOREIGN;
     }

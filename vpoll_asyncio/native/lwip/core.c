@@ -75,13 +75,15 @@ err_t tcpip_try_callback(tcpip_callback_fn function, void *ctx)
 static int loop_deliver(struct netif *netif, int budget)
 {
     struct pbuf *p;
+    /* Sockets that are bound to an interface know it by its first. */
+    struct netif *first = iface_of(netif) != NULL ? iface_of(netif)->first : netif;
     while (budget > 0 && (p = nets_loop_pop(netif)) != NULL) {
         budget--;
-        p->if_idx = netif_get_index(netif);
+        p->if_idx = netif_get_index(first);
         if (p->len == p->tot_len
-            && !check_admits(check_packet((const u8_t *)p->payload, p->len, 0))) {
+            && !check_admits(NULL, check_packet(NULL, (const u8_t *)p->payload, p->len))) {
             pbuf_free(p);
-        } else if (nets_loop_input(netif, p) != ERR_OK) {
+        } else if (nets_loop_input(first, p) != ERR_OK) {
             pbuf_free(p);
         }
     }
@@ -186,13 +188,23 @@ void core_enter(void)
     pthread_mutex_lock(&core_lock);
 }
 
+/* Returns how many frames wait for their links. */
+static uint32_t flush_links(void)
+{
+    uint32_t queued = 0;
+    for (struct iface *it = ifaces_first(); it != NULL; it = it->next) {
+        link_flush(it);
+        queued += it->port.shown->queued = it->port.count;
+    }
+    return queued;
+}
+
 void core_leave(void)
 {
     if (opened) {
         loop_drain();
-        link_flush();
+        status.queued = flush_links();
         status.due_ms = next_tick();
-        status.queued = link_queued();
         status.more = loop_pending != 0;
     } else {
         status.due_ms = UINT64_MAX;
@@ -240,7 +252,7 @@ void vp_abi(struct vp_abi *out)
               && agrees(MEMP_TCP_SEG, sizeof(struct tcp_seg));
 }
 
-int vp_open(const struct vp_config *config)
+int vp_open(void)
 {
     int result = 0;
 
@@ -250,15 +262,12 @@ int vp_open(const struct vp_config *config)
         goto out;
     }
     initialise();
-    if ((result = link_open(config)) < 0)
-        goto out;
     memset(&counters, 0, sizeof counters);
     memset(&status, 0, sizeof status);
     for (size_t i = 0; i < LWIP_ARRAYSIZE(ticks); i++)
         ticks[i].armed = 0;
-    if (nets_open(config) < 0) {
+    if (nets_open() < 0) {
         nets_close();
-        link_close();
         result = -ENOMEM;
         goto out;
     }
@@ -281,7 +290,7 @@ int vp_quit(void)
 static void close_stack(void)
 {
     sock_abort_all();
-    link_flush();
+    flush_links();
     while (tcp_tw_pcbs != NULL)
         tcp_abort(tcp_tw_pcbs);
     /* Connections that were closed but had not ended yet. */
@@ -294,7 +303,6 @@ static void close_stack(void)
         ip_reass_tmr();
     for (int i = 0; i <= IPV6_REASS_MAXAGE; i++)
         ip6_reass_tmr();
-    link_close();
     opened = 0;
 }
 
@@ -316,7 +324,8 @@ void vp_before_fork(void)
 void vp_after_fork(int in_child)
 {
     if (in_child && opened) {
-        link_mute();
+        for (struct iface *it = ifaces_first(); it != NULL; it = it->next)
+            link_mute(it);
         close_stack();
         status.due_ms = UINT64_MAX;
         status.queued = status.more = 0;
@@ -329,22 +338,28 @@ struct vp_status *vp_status(void)
     return &status;
 }
 
-void vp_counters(struct vp_counters *out)
+static void read_links(int readable)
 {
-    core_enter();
-    *out = counters;
-    core_leave();
+    struct iface *it;
+    if (readable == VP_NO_LINK)
+        return;
+    if (readable != VP_EVERY_LINK) {
+        if ((it = iface_by_index((u32_t)readable)) != NULL)
+            link_read(it);
+        return;
+    }
+    for (it = ifaces_first(); it != NULL; it = it->next)
+        link_read(it);
 }
 
-/* Read a batch from the link when it is readable, run the timers that are due; then
+/* Read a batch from the link that is readable, run the timers that are due; then
  * collect, as vp_collect does. */
 int vp_turn(int readable, uint64_t *handles, uint32_t *masks, int max)
 {
     int count;
     core_enter();
     if (opened) {
-        if (readable)
-            link_read();
+        read_links(readable);
         run_ticks();
         loop_drain();
     }
@@ -361,23 +376,26 @@ int vp_skip(uint32_t ms)
         skipped_ms += MLD6_TMR_INTERVAL;
         run_ticks();
         loop_drain();
-        link_flush();
+        flush_links();
         next_tick();
     }
     core_leave();
     return 0;
 }
 
-int vp_feed(const char *frames, const uint32_t *lengths, int count)
+int vp_feed(uint32_t index, const char *frames, const uint32_t *lengths, int count)
 {
+    struct iface *it;
+    int result = -ENETDOWN;
     core_enter();
-    if (opened) {
+    if ((it = iface_by_index(index)) != NULL) {
         for (int i = 0; i < count; i++) {
-            nets_input((const u8_t *)frames, lengths[i]);
+            nets_input(it, (const u8_t *)frames, lengths[i]);
             frames += lengths[i];
         }
         run_ticks();
+        result = count;
     }
     core_leave();
-    return opened ? count : -ENETDOWN;
+    return result;
 }

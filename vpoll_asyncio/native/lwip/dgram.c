@@ -11,13 +11,19 @@ static void store_names(struct sock *s)
 }
 
 /* __ip4_datagram_connect(): the address that the route uses is the socket's from then on. */
-static void fix_local(struct sock *s)
+static void fix_local(struct sock *s, struct netif *netif)
 {
     ip_addr_t *local = &s->pcb.udp->local_ip;
-    struct netif *netif = ip_route(local, &s->remote);
-    const ip_addr_t *ip = netif != NULL ? ip_netif_get_local_ip(netif, &s->remote) : NULL;
+    const ip_addr_t *ip = ip_netif_get_local_ip(netif, &s->remote);
     if (ip_addr_isany(local) && ip != NULL)
         ip_addr_copy(*local, *ip);
+}
+
+/* Whether there is no room where the latest datagram was to go, or nowhere. */
+static int is_refused(const struct sock *s)
+{
+    const struct iface *it = s->refused_by ? iface_by_index(s->refused_by) : NULL;
+    return (it != NULL && link_full(it)) || links_full();
 }
 
 uint32_t dgram_mask(const struct sock *s)
@@ -32,7 +38,7 @@ uint32_t dgram_mask(const struct sock *s)
         mask |= M_HUP;
     if (s->dg_head != NULL)
         mask |= M_R;
-    if (s->state == S_DEAD || !link_full())
+    if (s->state == S_DEAD || !is_refused(s))
         mask |= M_W | M_WRBAND;
     return mask;
 }
@@ -98,6 +104,7 @@ void dgram_apply(struct sock *s)
         return;
     pcb->ttl = s->ttl;
     pcb->tos = s->tos;
+    pcb->netif_idx = s->device;
     if (s->reuse)
         ip_set_option(pcb, SOF_REUSEADDR);
     else
@@ -118,6 +125,36 @@ void dgram_kill(struct sock *s, int error)
     s->error = error;
 }
 
+/* inet_rcv_saddr_equal(): a port that another interface's socket has is free for this one's;
+ * udp_bind() knows nothing of that. */
+static struct udp_pcb *hidden;
+
+static void hide_others(const struct sock *s, u16_t port)
+{
+    struct udp_pcb **at = &udp_pcbs;
+    while (*at != NULL) {
+        struct udp_pcb *pcb = *at;
+        if (!port || !s->device || !pcb->netif_idx || pcb->netif_idx == s->device
+            || pcb->local_port != port) {
+            at = &pcb->next;
+            continue;
+        }
+        *at = pcb->next;
+        pcb->next = hidden;
+        hidden = pcb;
+    }
+}
+
+static void show_others(void)
+{
+    while (hidden != NULL) {
+        struct udp_pcb *pcb = hidden;
+        hidden = pcb->next;
+        pcb->next = udp_pcbs;
+        udp_pcbs = pcb;
+    }
+}
+
 int dgram_bind(struct sock *s, const ip_addr_t *ip, u16_t port)
 {
     err_t err;
@@ -127,7 +164,9 @@ int dgram_bind(struct sock *s, const ip_addr_t *ip, u16_t port)
         return -EINVAL;
     if (s->v6 && IP_IS_V6(ip) && ip_addr_isany(ip) && !s->v6only)
         ip = IP_ANY_TYPE;
+    hide_others(s, port);
     err = udp_bind(s->pcb.udp, ip, port);
+    show_others();
     if (err != ERR_OK)
         return -errno_of(err);
     s->bound = 1;
@@ -149,6 +188,7 @@ int dgram_autobind(struct sock *s)
 
 int dgram_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
 {
+    struct netif *netif;
     err_t err = ERR_OK;
     int result;
     if (s->pcb.udp == NULL)
@@ -157,8 +197,8 @@ int dgram_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
         return result;
     if (nets_is_broadcast(ip) && !s->broadcast)
         return -EACCES;
-    if (ip_route(&s->pcb.udp->local_ip, ip) == NULL)
-        return -ENETUNREACH;
+    if ((result = route_choose(s->device, &s->pcb.udp->local_ip, ip, &netif)) < 0)
+        return result;
     /* __udp4_lib_lookup(): port 0 stands for every port of the peer, which lwIP cannot say;
      * on_datagram() knows who that is. */
     if (port == 0)
@@ -170,7 +210,7 @@ int dgram_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
     s->state = S_CONNECTED;
     ip_addr_copy(s->remote, *ip);
     s->remote_port = port;
-    fix_local(s);
+    fix_local(s, netif);
     store_names(s);
     return 0;
 }
@@ -213,18 +253,22 @@ int64_t dgram_recv(struct sock *s, char *out, size_t size, int flags, struct vp_
 
 /* udp_sendto() would send from an interface's own address only; a host with several may
  * send from any of them, through any interface. */
-static err_t put_out(struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *to, u16_t port)
+static err_t put_out(struct sock *s, struct pbuf *p, const ip_addr_t *to, u16_t port,
+                     struct netif *netif)
 {
+    struct udp_pcb *pcb = s->pcb.udp;
+    const ip_addr_t *source;
     ip_addr_t local;
-    struct netif *netif;
     err_t err;
     ip_addr_copy(local, pcb->local_ip);
-    if (ip_addr_isany(&local) || ip_addr_ismulticast(to))
+    if (!s->device && (ip_addr_isany(&local) || ip_addr_ismulticast(to)))
         return udp_sendto(pcb, p, to, port);
-    if (IP_IS_V6(&local) == IP_IS_V6(to)) {
-        netif = ip_route(&local, to);
-        return netif != NULL ? udp_sendto_if_src(pcb, p, to, port, netif, &local) : ERR_RTE;
+    if (ip_addr_isany(&local)) {
+        source = ip_netif_get_local_ip(netif, to);
+        return source != NULL ? udp_sendto_if_src(pcb, p, to, port, netif, source) : ERR_RTE;
     }
+    if (IP_IS_V6(&local) == IP_IS_V6(to))
+        return udp_sendto_if_src(pcb, p, to, port, netif, &local);
     /* udpv6_sendmsg(): who got an IPv6 address by connect() may still name an IPv4 one. */
     ip_addr_copy(pcb->local_ip, ip_addr_any_type);
     err = udp_sendto(pcb, p, to, port);
@@ -235,6 +279,7 @@ static err_t put_out(struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *to, u
 int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_t *to, u16_t port)
 {
     int result, named = to != NULL;
+    struct netif *netif;
     struct pbuf *p;
     err_t err;
     if (s->state == S_DEAD)
@@ -259,14 +304,19 @@ int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_
         return -sock_take_error(s);
     if (s->shut_wr)
         return -EPIPE;
-    if (link_full())
+    if ((result = route_choose(s->device, &s->pcb.udp->local_ip, to, &netif)) < 0)
+        return result;
+    s->refused_by = 0;
+    if (iface_of(netif) != NULL && link_full(iface_of(netif))) {
+        s->refused_by = netif_get_index(iface_of(netif)->first);
         return -EAGAIN;
+    }
     p = pbuf_alloc(PBUF_TRANSPORT, (u16_t)size, PBUF_RAM);
     if (p == NULL)
         return -ENOBUFS;
     if (size)
         pbuf_take(p, data, (u16_t)size);
-    err = put_out(s->pcb.udp, p, to, port);
+    err = put_out(s, p, to, port, netif);
     pbuf_free(p);
     /* A frame that found no room after all is lost, as datagrams may be. */
     if (err != ERR_OK && err != ERR_MEM)

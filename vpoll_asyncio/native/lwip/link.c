@@ -9,67 +9,78 @@
 
 #include "shim.h"
 
-enum { QUEUE = 512, FRAME = 65536 + 64 };
+enum { FRAME = 65536 + 64 };
 
-typedef ssize_t (*recv_function)(void *context, void *buf, size_t len, int flags);
-typedef ssize_t (*send_function)(void *context, const void *buf, size_t len, int flags);
-
-static struct {
-    int native, fd, batch;
-    recv_function recv;
-    send_function send;
-    void *context;
-} port;
-
-static struct { char *data; uint32_t len; } queue[QUEUE];
-static unsigned queue_first, queue_count;
-static int muted;
 static char frame[FRAME];
 
-int link_open(const struct vp_config *config)
+void link_open(struct iface *it, const struct vp_config *config)
 {
-    port.native = config->native;
-    port.fd = config->fd;
-    port.batch = config->batch > 0 ? config->batch : 1;
-    port.recv = (recv_function)config->recv;
-    port.send = (send_function)config->send;
-    port.context = (void *)config->context;
-    queue_first = queue_count = 0;
-    muted = 0;
-    return 0;
+    struct port *port = &it->port;
+    port->native = config->native;
+    port->fd = config->fd;
+    port->batch = config->batch > 0 ? config->batch : 1;
+    memcpy(&port->recv, &config->recv, sizeof port->recv);
+    memcpy(&port->send, &config->send, sizeof port->send);
+    port->context = (void *)config->context;
+    port->shown = config->port;
 }
 
-static void queue_pop(void)
+static void queue_pop(struct port *port)
 {
-    free(queue[queue_first].data);
-    queue_first = (queue_first + 1) % QUEUE;
-    queue_count--;
+    free(port->queue[port->first].data);
+    port->first = (port->first + 1) % LINK_QUEUE;
+    port->count--;
 }
 
-void link_close(void)
+static void empty(struct port *port)
 {
-    while (queue_count > 0)
-        queue_pop();
-    port.native = 0;
-    port.fd = -1;
+    while (port->count > 0)
+        queue_pop(port);
+}
+
+void link_close(struct iface *it)
+{
+    empty(&it->port);
+    it->port.shown->queued = 0;
 }
 
 /* Nothing leaves any more: the link is another process's. */
-void link_mute(void)
+void link_mute(struct iface *it)
 {
-    while (queue_count > 0)
-        queue_pop();
-    muted = 1;
+    empty(&it->port);
+    it->port.muted = 1;
 }
 
-int link_full(void)
+int link_full(const struct iface *it)
 {
-    return queue_count == QUEUE;
+    return it->port.count == LINK_QUEUE;
 }
 
-unsigned link_queued(void)
+/* Whether no interface has room: then no datagram could be sent. */
+int links_full(void)
 {
-    return queue_count;
+    const struct iface *it = ifaces_first();
+    if (it == NULL)
+        return 0;
+    while (it != NULL && link_full(it))
+        it = it->next;
+    return it == NULL;
+}
+
+static void made_room(const struct iface *it, unsigned before)
+{
+    if (before == LINK_QUEUE && it->port.count < LINK_QUEUE) {
+        stream_push();
+        sock_touch_datagrams();
+    }
+}
+
+void link_drop(struct iface *it)
+{
+    unsigned before = it->port.count;
+    it->counters.tx_dropped += before;
+    empty(&it->port);
+    made_room(it, before);
 }
 
 static int transient(int error)
@@ -86,130 +97,155 @@ static int suspect(int error)
            || error == EBADFD;
 }
 
-static ssize_t hand_over(const void *data, size_t len)
+static ssize_t hand_over(const struct port *port, const void *data, size_t len)
 {
     ssize_t n;
     errno = 0;
-    n = port.send ? port.send(port.context, data, len, 0) : write(port.fd, data, len);
+    n = port->send ? port->send(port->context, data, len, 0) : write(port->fd, data, len);
     if (n < 0)
         return errno ? -errno : -EIO;
     return n;
 }
 
-static void account(ssize_t n, size_t len)
+static void failed(struct iface *it, int error)
 {
-    if (n >= 0) {
-        counters.tx_frames++;
-        counters.tx_bytes += len;
-        return;
-    }
-    counters.tx_dropped++;
-    if (suspect((int)-n))
-        status.link_errno = (int32_t)-n;
+    it->port.shown->link_errno = error;
+    status.link_errno = error;
 }
 
-err_t link_send(struct pbuf *p)
+static void account(struct iface *it, ssize_t n, size_t len)
 {
+    if (n >= 0) {
+        it->counters.tx_frames++;
+        it->counters.tx_bytes += len;
+        return;
+    }
+    it->counters.tx_dropped++;
+    if (suspect((int)-n))
+        failed(it, (int)-n);
+}
+
+err_t link_send(struct iface *it, struct pbuf *p)
+{
+    struct port *port = &it->port;
     const void *data = p->payload;
     size_t len = p->tot_len;
+    unsigned end;
     char *copy;
 
-    if (muted)
+    if (port->muted || !it->up) {
+        it->counters.tx_dropped++;
         return ERR_OK;
-    if (queue_count == 0 && port.native) {
+    }
+    if (port->count == 0 && port->native) {
         ssize_t n;
         if (p->len != p->tot_len) {
             pbuf_copy_partial(p, frame, p->tot_len, 0);
             data = frame;
         }
-        n = hand_over(data, len);
+        n = hand_over(port, data, len);
         if (n >= 0 || !transient((int)-n)) {
-            account(n, len);
+            account(it, n, len);
             return ERR_OK;
         }
     }
-    if (queue_count == QUEUE) {
-        counters.tx_deferred++;
+    if (port->count == LINK_QUEUE) {
+        it->counters.tx_deferred++;
         return ERR_MEM;
     }
     copy = malloc(len ? len : 1);
     if (copy == NULL)
         return ERR_MEM;
     pbuf_copy_partial(p, copy, p->tot_len, 0);
-    queue[(queue_first + queue_count) % QUEUE].data = copy;
-    queue[(queue_first + queue_count) % QUEUE].len = (uint32_t)len;
-    queue_count++;
+    end = (port->first + port->count) % LINK_QUEUE;
+    port->queue[end].data = copy;
+    port->queue[end].len = (uint32_t)len;
+    port->count++;
     return ERR_OK;
 }
 
-static void made_room(unsigned before)
+void link_flush(struct iface *it)
 {
-    if (before == QUEUE && queue_count < QUEUE) {
-        stream_push();
-        sock_touch_datagrams();
-    }
-}
-
-int link_flush(void)
-{
-    unsigned before = queue_count;
-    while (port.native && queue_count > 0) {
-        ssize_t n = hand_over(queue[queue_first].data, queue[queue_first].len);
+    struct port *port = &it->port;
+    unsigned before = port->count;
+    while (port->native && port->count > 0) {
+        uint32_t len = port->queue[port->first].len;
+        ssize_t n = hand_over(port, port->queue[port->first].data, len);
         if (n < 0 && transient((int)-n))
             break;
-        account(n, queue[queue_first].len);
-        queue_pop();
+        account(it, n, len);
+        queue_pop(port);
     }
-    made_room(before);
-    return 0;
+    made_room(it, before);
 }
 
 /* Feed one batch. */
-void link_read(void)
+void link_read(struct iface *it)
 {
-    if (!port.native)
+    const struct port *port = &it->port;
+    if (!port->native)
         return;
-    for (int i = 0; i < port.batch; i++) {
+    for (int i = 0; i < port->batch; i++) {
         ssize_t n;
         errno = 0;
-        n = port.recv ? port.recv(port.context, frame, sizeof frame, 0)
-                      : read(port.fd, frame, sizeof frame);
+        n = port->recv ? port->recv(port->context, frame, sizeof frame, 0)
+                       : read(port->fd, frame, sizeof frame);
         if (n < 0) {
             if (!transient(errno))
-                status.link_errno = errno ? errno : EIO;
+                failed(it, errno ? errno : EIO);
             else if (i == 0)
                 /* Readable, and yet no frame: the link may know why. */
-                status.link_errno = errno;
+                failed(it, errno);
             return;
         }
         if (n == 0) {
             /* An empty datagram, or the end of a connected pair. */
-            status.link_errno = EPIPE;
+            failed(it, EPIPE);
             return;
         }
         /* vde_recv(3): news of the plugin's own. */
-        if (n == 1 && port.recv)
+        if (n == 1 && port->recv)
             continue;
-        nets_input((const u8_t *)frame, (size_t)n);
+        nets_input(it, (const u8_t *)frame, (size_t)n);
     }
 }
 
 /* Move queued frames to Python, as many as fit; returns how many. */
-int vp_drain(char *out, size_t size, uint32_t *lengths, int max)
+int vp_drain(uint32_t index, char *out, size_t size, uint32_t *lengths, int max)
 {
+    struct iface *it;
     int count = 0;
     core_enter();
-    unsigned before = queue_count;
-    while (count < max && queue_count > 0 && queue[queue_first].len <= size) {
-        uint32_t len = queue[queue_first].len;
-        memcpy(out, queue[queue_first].data, len);
-        out += len;
-        size -= len;
-        lengths[count++] = len;
-        account((ssize_t)len, len);
-        queue_pop();
+    if ((it = iface_by_index(index)) != NULL) {
+        struct port *port = &it->port;
+        unsigned before = port->count;
+        while (count < max && port->count > 0 && port->queue[port->first].len <= size) {
+            uint32_t len = port->queue[port->first].len;
+            memcpy(out, port->queue[port->first].data, len);
+            out += len;
+            size -= len;
+            lengths[count++] = len;
+            account(it, (ssize_t)len, len);
+            queue_pop(port);
+        }
+        made_room(it, before);
     }
-    made_room(before);
     core_leave();
     return count;
+}
+
+/* The link is broken for good: what is sent from now on is lost at once. */
+int vp_lose_link(uint32_t index)
+{
+    struct iface *it;
+    int result = 0;
+    core_enter();
+    if ((it = iface_by_index(index)) != NULL) {
+        link_drop(it);
+        it->port.muted = 1;
+    } else {
+        result = -ENODEV;
+    }
+    core_leave();
+    return result;
 }

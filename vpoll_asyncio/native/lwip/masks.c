@@ -178,8 +178,8 @@ int masks_turn(Masks *self, int readable)
 
 static PyObject *masks_turn_method(Masks *self, PyObject *readable)
 {
-    int wanted = PyObject_IsTrue(readable);
-    if (wanted < 0 || masks_turn(self, wanted))
+    long wanted = PyLong_AsLong(readable);
+    if ((wanted == -1 && PyErr_Occurred()) || masks_turn(self, (int)wanted))
         return NULL;
     Py_RETURN_NONE;
 }

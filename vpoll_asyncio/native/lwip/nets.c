@@ -1,7 +1,10 @@
-/* Interfaces and addresses: which are ours, and what comes in.  route.c says where to.
+/* Addresses: which are ours, and what comes in.  route.c says where to.
  *
  * One lwIP netif has one IPv4 address, so each further one gets a netif of its own on
- * the same link.  IPv6 addresses are all on the first, which is there without any, too. */
+ * the same interface.  IPv6 addresses are all on the first, which is there without any, too.
+ *
+ * A packet for any of our addresses is ours, whichever interface it comes in by, and the
+ * question who has an IPv4 address is answered on every interface, as a kernel does. */
 
 #include "shim.h"
 #include "lwip/etharp.h"
@@ -9,15 +12,13 @@
 #include "lwip/priv/nd6_priv.h"
 #include "netif/ethernet.h"
 
-enum { MOST_NETIFS = 200 };
+/* Addresses and interfaces, which lwIP numbers in a byte. */
+enum { MOST_NETIFS = 232, LAST_NETIF = 254 };
 
 #define LOOP_BROADCAST PP_HTONL(0x7fffffffu)
 
 static struct netif loopback;
-static struct netif *first;
 static int netif_count;
-static int open_mtu, open_ethernet;
-static u8_t open_mac[6];
 
 struct pbuf *nets_loop_pop(struct netif *netif)
 {
@@ -33,11 +34,6 @@ struct pbuf *nets_loop_pop(struct netif *netif)
     return p;
 }
 
-struct netif *nets_first(void)
-{
-    return first;
-}
-
 struct netif *nets_loopback(void)
 {
     return &loopback;
@@ -47,6 +43,17 @@ struct netif *nets_loopback(void)
 static int is_outside(const struct netif *netif)
 {
     return netif != &loopback;
+}
+
+static int has_v6(const struct netif *netif, const ip6_addr_t *addr)
+{
+    if (ip6_addr_has_zone(addr) && ip6_addr_zone(addr) != netif_get_index(netif))
+        return 0;
+    for (int i = 0; i < LWIP_IPV6_NUM_ADDRESSES; i++)
+        if (ip6_addr_isvalid(netif_ip6_addr_state(netif, i))
+            && ip6_addr_cmp_zoneless(addr, netif_ip6_addr(netif, i)))
+            return 1;
+    return 0;
 }
 
 struct netif *nets_of_address(const ip_addr_t *addr)
@@ -65,11 +72,17 @@ struct netif *nets_of_address(const ip_addr_t *addr)
     if (ip6_addr_isloopback(ip_2_ip6(addr)))
         return &loopback;
     NETIF_FOREACH(netif)
-        for (int i = 0; i < LWIP_IPV6_NUM_ADDRESSES; i++)
-            if (ip6_addr_isvalid(netif_ip6_addr_state(netif, i))
-                && ip6_addr_cmp_zoneless(ip_2_ip6(addr), netif_ip6_addr(netif, i)))
-                return netif;
+        if (has_v6(netif, ip_2_ip6(addr)))
+            return netif;
     return NULL;
+}
+
+/* The same as `it` sees it, where a link-local address of another link is somebody else's. */
+struct netif *nets_of_address_at(const ip_addr_t *addr, const struct iface *it)
+{
+    if (it != NULL && IP_IS_V6(addr) && ip6_addr_islinklocal(ip_2_ip6(addr)))
+        return has_v6(it->first, ip_2_ip6(addr)) ? it->first : NULL;
+    return nets_of_address(addr);
 }
 
 int nets_own_address(const ip_addr_t *addr)
@@ -92,9 +105,11 @@ int nets_is_broadcast(const ip_addr_t *addr)
 
 /* Whether what goes from one address to the other never sees the link: the cases in which
  * ip4_output_if_src() and ip6_output_if_src() hand a packet to netif_loop_output(). */
-int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote)
+int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote, u32_t device)
 {
     struct netif *netif = ip_route(local, remote);
+    if (netif != NULL && device && iface_of(netif) != iface_by_index(device))
+        return 0;
     if (netif == NULL)
         return 0;
     if (netif == &loopback)
@@ -120,8 +135,7 @@ err_t nets_loop_input(struct netif *netif, struct pbuf *p)
 
 static err_t link_output(struct netif *netif, struct pbuf *p)
 {
-    LWIP_UNUSED_ARG(netif);
-    return link_send(p);
+    return link_send(iface_of(netif), p);
 }
 
 static err_t loopback_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *addr)
@@ -147,34 +161,39 @@ static err_t init_loopback(struct netif *netif)
 
 static err_t init_interface(struct netif *netif)
 {
+    const struct iface *it = iface_of(netif);
     netif->name[0] = 'v';
     netif->name[1] = 'p';
-    netif->mtu = (u16_t)open_mtu;
+    netif->mtu = (u16_t)it->mtu;
     netif->linkoutput = link_output;
     netif->output = route_output4;
     netif->output_ip6 = route_output6;
-    if (open_ethernet) {
+    if (it->ethernet) {
         netif->hwaddr_len = ETH_HWADDR_LEN;
-        memcpy(netif->hwaddr, open_mac, ETH_HWADDR_LEN);
+        memcpy(netif->hwaddr, it->mac, ETH_HWADDR_LEN);
         netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHARP | NETIF_FLAG_ETHERNET
                        | NETIF_FLAG_IGMP | NETIF_FLAG_MLD6;
     }
     return ERR_OK;
 }
 
-static struct netif *add_netif(const ip4_addr_t *ip, const ip4_addr_t *mask)
+static struct netif *add_netif(struct iface *it, u32_t index, const ip4_addr_t *ip,
+                               const ip4_addr_t *mask)
 {
     struct netif *netif;
-    /* lwIP numbers them in a byte, and looks for a free number for ever. */
+    /* lwIP looks for a free number for ever. */
     if (netif_count == MOST_NETIFS || (netif = calloc(1, sizeof *netif)) == NULL)
         return NULL;
-    if (netif_add(netif, ip, mask, NULL, NULL, init_interface,
-                  open_ethernet ? ethernet_input : ip_input) == NULL) {
+    if (netif_add(netif, ip, mask, NULL, it, init_interface,
+                  it->ethernet ? ethernet_input : ip_input) == NULL) {
         free(netif);
         return NULL;
     }
+    netif->num = (u8_t)(index - 1);
     netif_count++;
-    netif_set_link_up(netif);
+    it->lone = it->first == NULL;
+    if (it->up)
+        netif_set_link_up(netif);
     netif_set_up(netif);
     return netif;
 }
@@ -192,25 +211,39 @@ static void remove_netif(struct netif *netif)
     netif_count--;
 }
 
-int nets_open(const struct vp_config *config)
+struct netif *nets_add_first(struct iface *it, u32_t index)
+{
+    return add_netif(it, index, NULL, NULL);
+}
+
+void nets_remove(struct iface *it)
+{
+    struct netif *next;
+    routes_forget(it);
+    for (struct netif *netif = netif_list; netif != NULL; netif = next) {
+        next = netif->next;
+        if (iface_of(netif) == it && netif != it->first)
+            remove_netif(netif);
+    }
+    remove_netif(it->first);
+    it->first = NULL;
+}
+
+int nets_open(void)
 {
     ip4_addr_t home, mask;
-    open_mtu = (int)LWIP_MIN(config->mtu, 0xffffu);
-    open_ethernet = config->ethernet;
-    memcpy(open_mac, config->mac, sizeof open_mac);
     IP4_ADDR(&home, 127, 0, 0, 1);
     IP4_ADDR(&mask, 255, 0, 0, 0);
     memset(&loopback, 0, sizeof loopback);
     if (netif_add(&loopback, &home, &mask, NULL, NULL, init_loopback, ip_input) == NULL)
         return -ENOMEM;
+    loopback.num = 0;
     ip_addr_copy_from_ip6(loopback.ip6_addr[1], *IP6_ADDR_ANY6);
     ip_2_ip6(&loopback.ip6_addr[1])->addr[3] = PP_HTONL(1);
     netif_ip6_addr_set_state(&loopback, 1, IP6_ADDR_PREFERRED);
     netif_set_link_up(&loopback);
     netif_set_up(&loopback);
-    if ((first = add_netif(NULL, NULL)) == NULL)
-        return -ENOMEM;
-    netif_set_default(first);
+    ifaces_open();
     return 0;
 }
 
@@ -218,14 +251,23 @@ void nets_close(void)
 {
     for (int i = 0; i < LWIP_ND6_NUM_ROUTERS; i++)
         default_router_list[i].neighbor_entry = NULL;
+    ifaces_close();
     while (netif_list != NULL)
         remove_netif(netif_list);
-    first = NULL;
     routes_clear();
 }
 
-static int add_v4(const struct vp_addr *addr, int prefix)
+static u32_t further_index(void)
 {
+    u32_t index = LAST_NETIF;
+    while (netif_get_by_index((u8_t)index) != NULL)
+        index--;
+    return index;
+}
+
+static int add_v4(struct iface *it, const struct vp_addr *addr, int prefix)
+{
+    struct netif *first = it->first;
     ip4_addr_t ip, mask;
     memcpy(&ip.addr, addr->ip, 4);
     mask.addr = prefix ? lwip_htonl(0xffffffffu << (32 - prefix)) : 0;
@@ -233,25 +275,25 @@ static int add_v4(const struct vp_addr *addr, int prefix)
         netif_set_addr(first, &ip, &mask, IP4_ADDR_ANY4);
         return 0;
     }
-    return add_netif(&ip, &mask) != NULL ? 0 : -ENOSPC;
+    return add_netif(it, further_index(), &ip, &mask) != NULL ? 0 : -ENOSPC;
 }
 
 /* Whoever has an address has a link-local one, with which neighbours are asked. */
-static void add_link_local(void)
+static void add_link_local(struct netif *first)
 {
-    if (!open_ethernet || !ip6_addr_isinvalid(netif_ip6_addr_state(first, 0)))
+    if (!iface_of(first)->ethernet || !ip6_addr_isinvalid(netif_ip6_addr_state(first, 0)))
         return;
     netif_create_ip6_linklocal_address(first, 1);
     netif_ip6_addr_set_state(first, 0, IP6_ADDR_PREFERRED);
 }
 
-static int add_v6(const struct vp_addr *addr, int prefix)
+static int add_v6(struct netif *first, const struct vp_addr *addr, int prefix)
 {
     ip6_addr_t ip;
     s8_t index;
     memcpy(ip.addr, addr->ip, 16);
     ip6_addr_clear_zone(&ip);
-    add_link_local();
+    add_link_local(first);
     if (ip6_addr_islinklocal(&ip) && !ip6_addr_isinvalid(netif_ip6_addr_state(first, 0)))
         netif_ip6_addr_set_state(first, 0, IP6_ADDR_INVALID);
     if (netif_add_ip6_address(first, &ip, &index) != ERR_OK)
@@ -262,88 +304,84 @@ static int add_v6(const struct vp_addr *addr, int prefix)
     return route_add_subnet(addr, prefix, first);
 }
 
-int vp_add_address(const struct vp_addr *addr, int prefix)
+int vp_add_address(uint32_t index, const struct vp_addr *addr, int prefix)
 {
+    struct iface *it;
     ip_addr_t ip;
     int result;
     core_enter();
     route_address(addr, &ip);
     if (!core_is_open())
         result = -ENETDOWN;
-    else if (nets_own_address(&ip))
+    else if ((it = iface_by_index(index)) == NULL)
+        result = -ENODEV;
+    else if (nets_of_address_at(&ip, it) != NULL)
         result = -EEXIST;
     else
-        result = addr->family == 4 ? add_v4(addr, prefix) : add_v6(addr, prefix);
+        result = addr->family == 4 ? add_v4(it, addr, prefix) : add_v6(it->first, addr, prefix);
     core_leave();
     return result;
 }
 
-int vp_del_address(const struct vp_addr *addr)
+static void del_v4(struct netif *netif)
+{
+    struct iface *it = iface_of(netif);
+    if (netif == it->first) {
+        netif_set_addr(netif, IP4_ADDR_ANY4, IP4_ADDR_ANY4, IP4_ADDR_ANY4);
+        etharp_cleanup_netif(netif);
+    } else {
+        remove_netif(netif);
+        it->lone = 1;
+        NETIF_FOREACH(netif)
+            if (iface_of(netif) == it && netif != it->first)
+                it->lone = 0;
+    }
+}
+
+int vp_del_address(uint32_t index, const struct vp_addr *addr)
 {
     struct netif *netif;
     ip_addr_t ip;
     int result = 0;
     core_enter();
     route_address(addr, &ip);
+    netif = nets_of_address_at(&ip, iface_by_index(index));
     if (!core_is_open()) {
         result = -ENETDOWN;
-    } else if ((netif = nets_of_address(&ip)) == NULL || !is_outside(netif)) {
+    } else if (netif == NULL || iface_of(netif) == NULL
+               || (index && iface_of(netif) != iface_by_index(index))) {
         result = -EADDRNOTAVAIL;
     } else {
         route_forget_address(&ip, netif);
-        if (addr->family == 6) {
+        if (addr->family == 6)
             netif_ip6_addr_set_state(netif, netif_get_ip6_addr_match(netif, ip_2_ip6(&ip)),
                                      IP6_ADDR_INVALID);
-        } else if (netif == first) {
-            netif_set_addr(netif, IP4_ADDR_ANY4, IP4_ADDR_ANY4, IP4_ADDR_ANY4);
-            etharp_cleanup_netif(netif);
-        } else {
-            remove_netif(netif);
-        }
+        else
+            del_v4(netif);
     }
     core_leave();
     return result;
 }
 
-int vp_set_mtu(uint32_t mtu)
+/* lwIP answers with the one address of the netif that is asked: here with that of whichever
+ * interface (arp_rcv(), with arp_ignore 0), but through the one that the question came by. */
+static err_t input_arp(struct iface *it, struct pbuf *p, const u8_t *arp)
 {
-    struct netif *netif;
-    int result = -ENETDOWN;
-    core_enter();
-    if (core_is_open()) {
-        NETIF_FOREACH(netif)
-            if (is_outside(netif))
-                netif->mtu = netif->mtu6 = (u16_t)mtu;
-        nd6_clear_destination_cache();
-        result = 0;
-    }
-    core_leave();
-    return result;
-}
-
-int vp_link_local(struct vp_addr *out)
-{
-    int found = 0;
-    memset(out, 0, sizeof *out);
-    core_enter();
-    if (core_is_open() && ip6_addr_isvalid(netif_ip6_addr_state(first, 0))) {
-        out->family = 6;
-        memcpy(out->ip, netif_ip6_addr(first, 0)->addr, 16);
-        out->scope = netif_get_index(first);
-        found = 1;
-    }
-    core_leave();
-    return found;
-}
-
-/* lwIP answers for the one address of the netif that is asked. */
-static struct netif *asked_by_arp(const u8_t *arp)
-{
-    struct netif *netif;
+    struct netif *netif, *asked = it->first;
+    ip4_addr_t *own, home, wanted;
+    err_t err;
+    memcpy(&wanted.addr, arp + 24, 4);
     NETIF_FOREACH(netif)
-        if (is_outside(netif) && memcmp(&netif_ip4_addr(netif)->addr, arp + 24, 4) == 0)
-            return netif;
-    return first;
+        if (is_outside(netif) && ip4_addr_cmp(netif_ip4_addr(netif), &wanted))
+            asked = netif;
+    if (iface_of(asked) == it || ip4_addr_isany_val(wanted))
+        return asked->input(p, asked);
+    own = ip_2_ip4(&it->first->ip_addr);
+    home = *own;
+    *own = wanted;
+    err = it->first->input(p, it->first);
+    *own = home;
+    return err;
 }
 
 /* lwIP takes no broadcast before it has an address, but for a client of DHCP of its own: so
@@ -363,30 +401,32 @@ static err_t input(struct netif *netif, struct pbuf *p, const u8_t *packet)
     return err;
 }
 
-void nets_input(const u8_t *frame, size_t len)
+void nets_input(struct iface *it, const u8_t *frame, size_t len)
 {
-    struct netif *netif = first;
     const u8_t *packet = frame;
     struct pbuf *p;
     enum verdict verdict;
+    err_t err;
 
-    counters.rx_frames++;
-    counters.rx_bytes += len;
-    verdict = open_ethernet ? check_frame(frame, len, open_mac, (size_t)open_mtu)
-                            : check_packet(frame, len, 1);
-    if (!check_admits(verdict))
+    if (!it->up)
         return;
-    if (open_ethernet) {
-        packet = frame[12] == 0x08 && frame[13] == 0x00 ? frame + 14 : NULL;
-        if (frame[12] == 0x08 && frame[13] == 0x06)
-            netif = asked_by_arp(frame + 14);
-    }
+    it->counters.rx_frames++;
+    it->counters.rx_bytes += len;
+    verdict = it->ethernet ? check_frame(it, frame, len) : check_packet(it, frame, len);
+    if (!check_admits(it, verdict))
+        return;
     /* Never PBUF_POOL: the package's pool has blocks that are smaller than what
      * pbuf_alloc fills. */
     p = pbuf_alloc(PBUF_RAW, (u16_t)len, PBUF_RAM);
     if (p == NULL)
         return;
     memcpy(p->payload, frame, len);
-    if (input(netif, p, packet) != ERR_OK)
+    if (it->ethernet)
+        packet = frame[12] == 0x08 && frame[13] == 0x00 ? frame + 14 : NULL;
+    if (it->ethernet && frame[12] == 0x08 && frame[13] == 0x06)
+        err = input_arp(it, p, frame + 14);
+    else
+        err = input(it->first, p, packet);
+    if (err != ERR_OK)
         pbuf_free(p);
 }

@@ -16,6 +16,7 @@ static int64_t get(struct sock *s, int option)
     case VP_LINGER: return s->linger_on ? s->linger_seconds : -1;
     case VP_TTL: return s->ttl;
     case VP_TOS: return s->tos;
+    case VP_DEVICE: return s->device;
     case VP_V6ONLY: return s->v6 ? s->v6only : -EOPNOTSUPP;
     case VP_HDRINCL: return s->packet == P_RAW ? s->hdrincl : -ENOPROTOOPT;
     case VP_CHECKSUM:
@@ -74,6 +75,11 @@ static int set(struct sock *s, int option, int64_t value)
         if (!in_range(value, 0, 255))
             return -EINVAL;
         s->tos = (uint8_t)value;
+        break;
+    case VP_DEVICE:
+        if (value && nets_by_index((u32_t)value) == NULL)
+            return -ENODEV;
+        s->device = (uint8_t)value;
         break;
     case VP_V6ONLY:
         if (!s->v6)

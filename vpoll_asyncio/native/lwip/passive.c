@@ -33,13 +33,20 @@ static int overlap(const ip_addr_t *a, const ip_addr_t *b)
     return ip_addr_isany(a) || ip_addr_isany(b) || ip_addr_cmp(a, b);
 }
 
+/* inet_rcv_saddr_any_bind(): who is bound to one interface does not meet who is to another. */
+static int apart(u32_t one, u32_t other)
+{
+    return one && other && one != other;
+}
+
 /* inet_csk_get_port(): SO_REUSEADDR on both shares a port, unless one listens. */
 static int in_use(const struct sock *s, const ip_addr_t *ip, u16_t port)
 {
     for (size_t i = 0; i < 4; i++) {
         const struct tcp_pcb *pcb = *tcp_pcb_lists[i];
         for (; pcb != NULL; pcb = pcb->next) {
-            if (pcb->local_port != port || !overlap(ip, &pcb->local_ip))
+            if (pcb->local_port != port || !overlap(ip, &pcb->local_ip)
+                || apart(s->device, pcb->netif_idx))
                 continue;
             if (pcb->state == LISTEN || !s->reuse || !ip_get_option(pcb, SOF_REUSEADDR))
                 return 1;
@@ -90,6 +97,7 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
     child->ttl = s->ttl;
     child->tos = s->tos;
     child->sndbuf = s->sndbuf;
+    child->device = s->device;
     child->listener = s;
     ip_addr_copy(child->local, pcb->local_ip);
     ip_addr_copy(child->remote, pcb->remote_ip);
@@ -134,13 +142,18 @@ int stream_listen(struct sock *s, int backlog)
     }
     /* lwIP checks this with SO_REUSEADDR only. */
     for (struct tcp_pcb *pcb = tcp_listen_pcbs.pcbs; pcb != NULL; pcb = pcb->next)
-        if (pcb->local_port == s->local_port && overlap(&pcb->local_ip, &s->pcb.tcp->local_ip))
+        if (pcb->local_port == s->local_port && overlap(&pcb->local_ip, &s->pcb.tcp->local_ip)
+            && !apart(s->device, pcb->netif_idx))
             return -EADDRINUSE;
+    ip_reset_option(s->pcb.tcp, SOF_REUSEADDR);
     listening = tcp_listen_with_backlog_and_err(s->pcb.tcp, 255, &err);
-    if (listening == NULL)
+    if (listening == NULL) {
+        stream_apply(s);
         return -errno_of(err);
+    }
     s->pcb.tcp = listening;
     s->state = S_LISTEN;
+    stream_apply(s);
     s->backlog = backlog;
     tcp_arg(listening, s);
     tcp_accept(listening, on_accept);
@@ -173,13 +186,14 @@ static int queue_full(const struct sock *s)
     return s->aq_len > s->backlog;
 }
 
-static int request_kept_out(const ip_addr_t *dest, u16_t port)
+static int request_kept_out(const struct iface *it, const ip_addr_t *dest, u16_t port)
 {
     struct tcp_pcb_listen *found = NULL;
     const struct sock *s;
     int half_open = 0;
     for (struct tcp_pcb_listen *l = tcp_listen_pcbs.listen_pcbs; l != NULL; l = l->next)
         if (l->local_port == port && overlap(dest, &l->local_ip)
+            && (it == NULL || !apart(l->netif_idx, iface_index(it)))
             && (found == NULL || !ip_addr_isany(&l->local_ip)))
             found = l;
     if (found == NULL || (s = found->callback_arg) == NULL)
@@ -254,7 +268,7 @@ void stream_replace_time_wait(u16_t local_port, const ip_addr_t *remote, u16_t r
         next = pcb->next;
         if (pcb->local_port == local_port && pcb->remote_port == remote_port
             && same_host(&pcb->remote_ip, remote)
-            && nets_is_inside(&pcb->local_ip, &pcb->remote_ip))
+            && nets_is_inside(&pcb->local_ip, &pcb->remote_ip, pcb->netif_idx))
             tcp_abort(pcb);
     }
 }
@@ -262,14 +276,14 @@ void stream_replace_time_wait(u16_t local_port, const ip_addr_t *remote, u16_t r
 /* Whether a segment must be dropped, so that the peer tries again, because the accept
  * queue is full: a kernel does so with connection requests, and with the segment that
  * would complete a connection. */
-int stream_keeps_out(unsigned flags, u32_t seqno, const ip_addr_t *src, u16_t src_port,
-                     const ip_addr_t *dest, u16_t dest_port)
+int stream_keeps_out(const struct iface *it, unsigned flags, u32_t seqno, const ip_addr_t *src,
+                     u16_t src_port, const ip_addr_t *dest, u16_t dest_port)
 {
     if (flags & TCP_RST || (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
         recycle_time_wait(flags, seqno, src, src_port, dest, dest_port);
     if (flags & TCP_RST)
         return 0;
     if (flags & TCP_SYN)
-        return !(flags & TCP_ACK) && request_kept_out(dest, dest_port);
+        return !(flags & TCP_ACK) && request_kept_out(it, dest, dest_port);
     return any_queue_full() && completion_kept_out(src, src_port, dest, dest_port);
 }

@@ -106,8 +106,8 @@ int rawsock_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
         return result;
     if (nets_is_broadcast(ip) && !s->broadcast)
         return -EACCES;
-    if ((netif = ip_route(&s->local, ip)) == NULL)
-        return -ENETUNREACH;
+    if ((result = route_choose(s->device, &s->local, ip, &netif)) < 0)
+        return result;
     s->state = S_CONNECTED;
     ip_addr_copy(s->remote, *ip);
     s->remote_port = port;
@@ -128,6 +128,8 @@ static int same(const ip_addr_t *one, const ip_addr_t *other)
 static int hears(const struct sock *s, int v6, const ip_addr_t *src, const ip_addr_t *dest)
 {
     if (s->v6 != v6 || s->state == S_DEAD)
+        return 0;
+    if (s->device && s->device != netif_get_index(ip_current_input_netif()))
         return 0;
     if (!ip_addr_isany(&s->local) && !same(&s->local, dest))
         return 0;

@@ -18,12 +18,10 @@ struct target {
 static int choose_source(const struct sock *s, struct target *t)
 {
     const ip_addr_t *own;
-    if (t->multicast && s->mc_index)
-        t->netif = netif_get_by_index(s->mc_index);
-    else
-        t->netif = ip_route(&s->local, t->to);
-    if (t->netif == NULL)
-        return -ENETUNREACH;
+    u32_t device = t->multicast && s->mc_index ? s->mc_index : s->device;
+    int result = route_choose(device, &s->local, t->to, &t->netif);
+    if (result < 0)
+        return result;
     if (!ip_addr_isany(&s->local) && !ip_addr_ismulticast(&s->local)
         && !nets_is_broadcast(&s->local)) {
         ip_addr_copy(t->from, s->local);
@@ -68,7 +66,7 @@ static int64_t send_with_header(const struct sock *s, const char *data, size_t s
         IPH_CHKSUM_SET(ip, 0);
         IPH_CHKSUM_SET(ip, inet_chksum(ip, (u16_t)header));
     }
-    if (nets_is_inside(&t->from, t->to)) {
+    if (nets_is_inside(&t->from, t->to, s->device)) {
         err = netif_loop_output(t->netif, p);
     } else {
         if (t->multicast && s->mc_loop && t->netif != nets_loopback())
@@ -192,8 +190,11 @@ int64_t rawsock_send(struct sock *s, const char *data, size_t size, const ip_add
         return -sock_take_error(s);
     if (s->shut_wr)
         return -EPIPE;
-    if (link_full())
+    if (iface_of(t.netif) != NULL && link_full(iface_of(t.netif))) {
+        s->refused_by = (uint8_t)iface_index(iface_of(t.netif));
         return -EAGAIN;
+    }
+    s->refused_by = 0;
     return s->hdrincl && s->packet == P_RAW ? send_with_header(s, data, size, &t)
                                             : send_payload(s, data, size, &t);
 }

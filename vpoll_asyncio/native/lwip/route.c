@@ -54,14 +54,14 @@ static const void *bytes_of(const ip_addr_t *ip)
     return IP_IS_V6(ip) ? (const void *)ip_2_ip6(ip)->addr : (const void *)&ip_2_ip4(ip)->addr;
 }
 
-/* The route with the longest prefix, through `netif` only unless that is NULL. */
-static const struct route *find(int v6, const void *dest, const struct netif *netif)
+/* The route with the longest prefix, through `it` only unless that is NULL. */
+static const struct route *find(int v6, const void *dest, const struct iface *it)
 {
     const struct route *best = NULL;
     for (size_t i = 0; i < route_count; i++) {
         const struct route *r = &routes[i];
         if (IP_IS_V6_VAL(r->net) == v6 && (best == NULL || r->prefix > best->prefix)
-            && (netif == NULL || r->netif == netif)
+            && (it == NULL ? iface_of(r->netif)->up : iface_of(r->netif) == it)
             && bits_agree(bytes_of(&r->net), dest, r->prefix))
             best = r;
     }
@@ -73,24 +73,29 @@ static int prefix_of(u32_t mask)
     return __builtin_popcount(mask);
 }
 
-/* The netif that has `dest` in its network, by the longest prefix, which is the result. */
-static int neighbour4(const ip4_addr_t *dest, struct netif **found)
+/* The netif that has `dest` in its network, by the longest prefix, which is the result; of
+ * `it` only unless that is NULL. */
+static int neighbour4(const ip4_addr_t *dest, const struct iface *it, struct netif **found)
 {
     struct netif *netif;
     int longest = -1;
     *found = NULL;
     NETIF_FOREACH(netif) {
         int prefix;
-        if (!netif_is_up(netif) || ip4_addr_isany_val(*netif_ip4_addr(netif)))
+        if (!netif_is_up(netif) || ip4_addr_isany_val(*netif_ip4_addr(netif))
+            || (it != NULL && iface_of(netif) != it))
             continue;
+        /* fib_sync_down_dev(): an address of an interface that is down is local all the same. */
         if (ip4_addr_cmp(dest, netif_ip4_addr(netif))) {
             *found = netif;
             return 32;
         }
-        if (!ip4_addr_netcmp(dest, netif_ip4_addr(netif), netif_ip4_netmask(netif)))
+        if (!netif_is_link_up(netif)
+            || !ip4_addr_netcmp(dest, netif_ip4_addr(netif), netif_ip4_netmask(netif)))
             continue;
         prefix = prefix_of(netif_ip4_netmask(netif)->addr);
-        if (prefix > longest) {
+        /* Of two equal ones, that which was there first. */
+        if (prefix >= longest) {
             longest = prefix;
             *found = netif;
         }
@@ -98,23 +103,33 @@ static int neighbour4(const ip4_addr_t *dest, struct netif **found)
     return longest;
 }
 
+static struct netif *way4(const ip4_addr_t *dest, const struct iface *it)
+{
+    const struct route *route;
+    struct netif *netif;
+    int prefix = neighbour4(dest, it, &netif);
+    if (route_count == 0 || prefix == 32)
+        route = NULL;
+    else
+        route = find(0, &dest->addr, it);
+    return route != NULL && route->prefix > prefix ? route->netif : netif;
+}
+
 /* Interposed. */
 __attribute__((visibility("default")))
 struct netif *ip4_route(const ip4_addr_t *dest)
 {
-    const struct route *route;
-    struct netif *netif;
-    int prefix = neighbour4(dest, &netif);
-    if (route_count == 0 || prefix == 32)
-        route = NULL;
-    else
-        route = find(0, &dest->addr, NULL);
-    if (route != NULL && route->prefix > prefix)
-        return route->netif;
+    struct netif *netif = way4(dest, NULL);
     /* ip_route_output_key_hash_rcu(): these need no route, nor an address. */
     if (netif == NULL && (dest->addr == IPADDR_BROADCAST || ip4_addr_ismulticast(dest)))
         return nets_first();
     return netif;
+}
+
+static struct netif *with_zone(u8_t zone)
+{
+    struct netif *netif = netif_get_by_index(zone);
+    return netif != NULL && netif_is_link_up(netif) ? netif : NULL;
 }
 
 /* Interposed. */
@@ -128,35 +143,67 @@ struct netif *ip6_route(const ip6_addr_t *src, const ip6_addr_t *dest)
         return nets_loopback();
     if (ip6_addr_has_scope(dest, IP6_UNKNOWN)) {
         if (ip6_addr_has_zone(dest))
-            return netif_get_by_index(ip6_addr_zone(dest));
+            return with_zone(ip6_addr_zone(dest));
         if (ip6_addr_has_zone(src))
-            return netif_get_by_index(ip6_addr_zone(src));
+            return with_zone(ip6_addr_zone(src));
     }
     ip_addr_copy_from_ip6(ip, *dest);
     if ((netif = nets_of_address(&ip)) != NULL)
         return netif;
     if ((route = find(1, dest->addr, NULL)) != NULL)
         return route->netif;
-    if ((netif = nd6_find_route(dest)) != NULL)
+    if ((netif = nd6_find_route(dest)) != NULL && netif_is_link_up(netif))
         return netif;
     return ip6_addr_ismulticast(dest) || ip6_addr_islinklocal(dest) ? nets_first() : NULL;
 }
 
+/* Whether a socket that is bound to a device, and so takes the interface's first netif, or a
+ * reply to where a packet came from, has to go elsewhere than that netif says. */
+static err_t output4_otherwise(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest)
+{
+    struct iface *it = iface_of(netif);
+    const ip4_addr_t *hop = dest;
+    const struct route *route;
+    struct netif *near;
+    int prefix = neighbour4(dest, it, &near);
+    if (prefix == 32)
+        return netif_loop_output(near, p);
+    if (!it->ethernet)
+        return link_send(it, p);
+    route = find(0, &dest->addr, it);
+    if (route != NULL && route->prefix > prefix) {
+        near = route->netif;
+        if (!ip_addr_isany(&route->via))
+            hop = ip_2_ip4(&route->via);
+    }
+    if (near == NULL)
+        near = netif;
+    /* etharp_output() would look for a gateway where this is no neighbour. */
+    if (ip4_addr_isbroadcast(hop, near)
+        || ip4_addr_netcmp(hop, netif_ip4_addr(near), netif_ip4_netmask(near)))
+        return etharp_output(near, p, hop);
+    return etharp_query(near, hop, p);
+}
+
+/* Whether the netif is all of its interface, and no route leads round its own network. */
+static int is_direct(const struct netif *netif, const ip4_addr_t *dest)
+{
+    const struct iface *it = iface_of(netif);
+    const struct route *route;
+    if (!it->lone || !ip4_addr_netcmp(dest, netif_ip4_addr(netif), netif_ip4_netmask(netif)))
+        return 0;
+    return route_count == 0 || (route = find(0, &dest->addr, it)) == NULL
+           || route->prefix <= prefix_of(netif_ip4_netmask(netif)->addr);
+}
+
 err_t route_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest)
 {
-    const struct route *route;
-    const ip4_addr_t *hop = dest;
-    if (!(netif->flags & NETIF_FLAG_ETHARP))
-        return link_send(p);
-    if (route_count == 0 || ip4_addr_ismulticast(dest) || ip4_addr_isbroadcast(dest, netif)
-        || ip4_addr_netcmp(dest, netif_ip4_addr(netif), netif_ip4_netmask(netif)))
-        return etharp_output(netif, p, dest);
-    if ((route = find(0, &dest->addr, netif)) != NULL && !ip_addr_isany(&route->via))
-        hop = ip_2_ip4(&route->via);
-    /* etharp_output() would look for a gateway where this is no neighbour. */
-    if (ip4_addr_netcmp(hop, netif_ip4_addr(netif), netif_ip4_netmask(netif)))
-        return etharp_output(netif, p, hop);
-    return etharp_query(netif, hop, p);
+    struct iface *it = iface_of(netif);
+    if (!it->ethernet && it->lone)
+        return link_send(it, p);
+    if (!ip4_addr_ismulticast(dest) && dest->addr != IPADDR_BROADCAST && !is_direct(netif, dest))
+        return output4_otherwise(netif, p, dest);
+    return it->ethernet ? etharp_output(netif, p, dest) : link_send(it, p);
 }
 
 /* lwIP finds next hops in its cache of destinations, where it keeps the MTU of the path too. */
@@ -185,9 +232,9 @@ err_t route_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest)
 {
     const struct route *route;
     if (!(netif->flags & NETIF_FLAG_ETHERNET))
-        return link_send(p);
+        return link_send(iface_of(netif), p);
     if (!ip6_addr_ismulticast(dest) && !ip6_addr_has_scope(dest, IP6_UNICAST)
-        && (route = find(1, dest->addr, netif)) != NULL)
+        && (route = find(1, dest->addr, iface_of(netif))) != NULL)
         cache_hop(netif, dest, ip_addr_isany(&route->via) ? dest : ip_2_ip6(&route->via));
     return ethip6_output(netif, p, dest);
 }
@@ -249,20 +296,72 @@ void route_forget_address(const ip_addr_t *ip, const struct netif *netif)
     }
 }
 
-/* The netif that has the gateway for a neighbour, or NULL. */
-static struct netif *to_gateway(ip_addr_t *via)
+static void forget_of(const struct iface *it, int all)
+{
+    for (size_t i = route_count; i-- > 0;)
+        if (iface_of(routes[i].netif) == it && (all || !routes[i].subnet))
+            forget(i);
+}
+
+void routes_forget_static(const struct iface *it)
+{
+    forget_of(it, 0);
+}
+
+void routes_forget(const struct iface *it)
+{
+    forget_of(it, 1);
+}
+
+/* What a packet of a socket goes out by, 0 or a negative errno.  `device`: the interface that
+ * it is bound to, or 0; `local`: its own address, or any. */
+int route_choose(u32_t device, const ip_addr_t *local, const ip_addr_t *to, struct netif **netif)
+{
+    const struct iface *it = iface_by_index(device);
+    const ip4_addr_t *to4 = ip_2_ip4(to);
+    *netif = NULL;
+    if (!device) {
+        /* ip_route_output_key_hash_rcu(): where the source is, whatever the routes say. */
+        if (IP_IS_V4(to) && IP_IS_V4(local)
+            && (to4->addr == IPADDR_BROADCAST || ip4_addr_ismulticast(to4)))
+            *netif = nets_of_address(local);
+        if (*netif == NULL || *netif == nets_loopback())
+            *netif = ip_route(local, to);
+        return *netif != NULL ? 0 : -ENETUNREACH;
+    }
+    if (device == netif_get_index(nets_loopback())) {
+        *netif = ip_route(local, to) == nets_loopback() ? nets_loopback() : NULL;
+        return *netif != NULL ? 0 : -ENETUNREACH;
+    }
+    if (it == NULL)
+        return -ENODEV;
+    if (!it->up)
+        return -ENETUNREACH;
+    /* Without a route through the interface the other side is taken for a neighbour. */
+    *netif = IP_IS_V4(to) ? way4(to4, it) : NULL;
+    if (*netif == NULL)
+        *netif = it->first;
+    return 0;
+}
+
+/* The netif of `it`, or of any, that has the gateway for a neighbour, or NULL. */
+static struct netif *to_gateway(ip_addr_t *via, const struct iface *it)
 {
     const struct route *route;
     struct netif *netif;
     if (IP_IS_V4(via)) {
-        neighbour4(ip_2_ip4(via), &netif);
-        return netif == nets_loopback() ? NULL : netif;
+        int prefix = neighbour4(ip_2_ip4(via), it, &netif);
+        return netif == nets_loopback() || prefix == 32 ? NULL : netif;
     }
     if (ip6_addr_islinklocal(ip_2_ip6(via))) {
-        ip6_addr_assign_zone(ip_2_ip6(via), IP6_UNICAST, nets_first());
-        return nets_first();
+        if (it == NULL)
+            it = ifaces_only();
+        if (it == NULL)
+            return NULL;
+        ip6_addr_assign_zone(ip_2_ip6(via), IP6_UNICAST, it->first);
+        return it->first;
     }
-    route = find(1, ip_2_ip6(via)->addr, NULL);
+    route = find(1, ip_2_ip6(via)->addr, it);
     return route != NULL && route->subnet ? route->netif : NULL;
 }
 
@@ -276,46 +375,62 @@ static size_t same(const ip_addr_t *net, int prefix)
     return i;
 }
 
-int vp_add_route(const struct vp_addr *dest, int prefix, const struct vp_addr *gateway)
+static int add_static(const struct vp_addr *dest, int prefix, const struct vp_addr *gateway,
+                      const struct iface *it)
 {
-    struct netif *netif = nets_first();
     ip_addr_t net, via;
-    int result = 0;
-    core_enter();
+    struct netif *netif;
     route_address(dest, &net);
-    if (!core_is_open()) {
-        result = -ENETDOWN;
-    } else if (same(&net, prefix) < route_count) {
-        result = -EEXIST;
+    if (same(&net, prefix) < route_count)
+        return -EEXIST;
+    if (!gateway->family) {
+        netif = it != NULL ? it->first : nets_first();
     } else {
-        if (gateway->family) {
-            route_address(gateway, &via);
-            netif = to_gateway(&via);
-        }
-        result = netif == NULL
-                     ? -ENETUNREACH
-                     : add(&net, prefix, gateway->family ? &via : NULL, netif, 0);
+        route_address(gateway, &via);
+        netif = to_gateway(&via, it);
     }
+    if (netif == NULL)
+        return -ENETUNREACH;
+    if (!iface_of(netif)->up)
+        return -ENETDOWN;
+    return add(&net, prefix, gateway->family ? &via : NULL, netif, 0);
+}
+
+int vp_add_route(uint32_t index, const struct vp_addr *dest, int prefix,
+                 const struct vp_addr *gateway)
+{
+    const struct iface *it;
+    int result;
+    core_enter();
+    it = iface_by_index(index);
+    if (!core_is_open())
+        result = -ENETDOWN;
+    else if (index && it == NULL)
+        result = -ENODEV;
+    else
+        result = add_static(dest, prefix, gateway, it);
     core_leave();
     return result;
 }
 
-int vp_del_route(const struct vp_addr *dest, int prefix, const struct vp_addr *gateway)
+int vp_del_route(uint32_t index, const struct vp_addr *dest, int prefix,
+                 const struct vp_addr *gateway)
 {
     ip_addr_t net, via;
     int result = -ESRCH;
-    size_t index;
+    size_t at;
     core_enter();
     route_address(dest, &net);
     if (gateway->family)
         route_address(gateway, &via);
     if (!core_is_open()) {
         result = -ENETDOWN;
-    } else if ((index = same(&net, prefix)) < route_count
+    } else if ((at = same(&net, prefix)) < route_count
+               && (!index || iface_of(routes[at].netif) == iface_by_index(index))
                && (!gateway->family
-                   || bits_agree(bytes_of(&routes[index].via), bytes_of(&via),
+                   || bits_agree(bytes_of(&routes[at].via), bytes_of(&via),
                                  IP_IS_V6_VAL(via) ? 128 : 32))) {
-        forget(index);
+        forget(at);
         result = 0;
     }
     core_leave();

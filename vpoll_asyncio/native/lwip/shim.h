@@ -40,6 +40,8 @@ enum sock_state {
     S_DEAD,         /* TCP_CLOSE after a connection: both directions are shut */
 };
 
+enum { LINK_QUEUE = 512 };
+
 struct dgram {
     struct dgram *next;
     struct pbuf *p;
@@ -75,6 +77,8 @@ struct sock {
     int linger_seconds;
     uint32_t keep_idle, keep_intvl, keep_cnt;   /* seconds, seconds, probes */
     int error;                  /* SO_ERROR */
+    uint8_t device;             /* SO_BINDTODEVICE: index of the interface, or 0 */
+    uint8_t refused_by;         /* the interface whose full queue took no datagram, or 0 */
     uint32_t reported;
     union {
         struct tcp_pcb *tcp;
@@ -95,6 +99,29 @@ struct sock {
     int aq_len, backlog;
 };
 
+/* One end of a link: how frames pass, and those that wait. */
+struct port {
+    int native, fd, batch;
+    ssize_t (*recv)(void *context, void *buf, size_t len, int flags);
+    ssize_t (*send)(void *context, const void *buf, size_t len, int flags);
+    void *context;
+    struct vp_port *shown;      /* Python's */
+    int muted;                  /* nothing leaves any more */
+    unsigned first, count;
+    struct { char *data; uint32_t len; } queue[LINK_QUEUE];
+};
+
+struct iface {
+    struct iface *next;
+    struct netif *first;        /* has the index, the first IPv4 address, all IPv6 ones */
+    int up, ethernet;
+    int lone;                   /* it has no netif but the first */
+    u32_t mtu;
+    u8_t mac[6];
+    struct vp_counters counters;
+    struct port port;
+};
+
 /* core.c */
 void core_enter(void);
 void core_leave(void);
@@ -104,42 +131,59 @@ int errno_of(err_t err);
 extern struct vp_counters counters;
 extern struct vp_status status;
 
+/* iface.c */
+void ifaces_open(void);
+void ifaces_close(void);
+struct iface *ifaces_first(void);
+struct iface *ifaces_only(void);
+struct iface *iface_of(const struct netif *netif);      /* NULL: the loopback */
+struct iface *iface_by_index(u32_t index);
+u32_t iface_index(const struct iface *it);
+struct netif *nets_by_index(u32_t index);
+struct netif *nets_first(void);                         /* of those that are up */
+
 /* nets.c */
-int nets_open(const struct vp_config *config);
+int nets_open(void);
 void nets_close(void);
-void nets_input(const u8_t *frame, size_t len);
+struct netif *nets_add_first(struct iface *it, u32_t index);
+void nets_remove(struct iface *it);
+void nets_input(struct iface *it, const u8_t *frame, size_t len);
 struct pbuf *nets_loop_pop(struct netif *netif);
 err_t nets_loop_input(struct netif *netif, struct pbuf *p);
-struct netif *nets_first(void);
 struct netif *nets_loopback(void);
 struct netif *nets_of_address(const ip_addr_t *addr);
+struct netif *nets_of_address_at(const ip_addr_t *addr, const struct iface *it);
 int nets_own_address(const ip_addr_t *addr);
 int nets_is_broadcast(const ip_addr_t *addr);
-int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote);
+int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote, u32_t device);
 
 /* route.c */
 void route_address(const struct vp_addr *addr, ip_addr_t *ip);
 void routes_clear(void);
 int route_add_subnet(const struct vp_addr *addr, int prefix, struct netif *netif);
 void route_forget_address(const ip_addr_t *ip, const struct netif *netif);
+void routes_forget_static(const struct iface *it);
+void routes_forget(const struct iface *it);
+int route_choose(u32_t device, const ip_addr_t *local, const ip_addr_t *to, struct netif **netif);
 err_t route_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest);
 err_t route_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest);
 
 /* link.c */
-int link_open(const struct vp_config *config);
-void link_close(void);
-void link_mute(void);
-err_t link_send(struct pbuf *p);
-void link_read(void);
-int link_flush(void);
-int link_full(void);
-unsigned link_queued(void);
+void link_open(struct iface *it, const struct vp_config *config);
+void link_close(struct iface *it);
+void link_drop(struct iface *it);
+void link_mute(struct iface *it);
+err_t link_send(struct iface *it, struct pbuf *p);
+void link_read(struct iface *it);
+void link_flush(struct iface *it);
+int link_full(const struct iface *it);
+int links_full(void);
 
 /* check.c */
 enum verdict { PASS, MALFORMED, FOREIGN, MARTIAN, BACKLOG };
-enum verdict check_frame(const u8_t *frame, size_t len, const u8_t *mac, size_t mtu);
-int check_admits(enum verdict verdict);
-enum verdict check_packet(const u8_t *packet, size_t len, int from_outside);
+enum verdict check_frame(const struct iface *it, const u8_t *frame, size_t len);
+int check_admits(struct iface *it, enum verdict verdict);
+enum verdict check_packet(const struct iface *it, const u8_t *packet, size_t len);
 
 /* sock.c */
 struct sock *sock_new(int v6, int stream);
@@ -191,8 +235,8 @@ struct sock *stream_accept(struct sock *s, int *error);
 void stream_replace_time_wait(u16_t local_port, const ip_addr_t *remote, u16_t remote_port);
 int stream_is_opposite(u32_t seqno, const ip_addr_t *src, u16_t src_port, const ip_addr_t *dest,
                        u16_t dest_port);
-int stream_keeps_out(unsigned flags, u32_t seqno, const ip_addr_t *src, u16_t src_port,
-                     const ip_addr_t *dest, u16_t dest_port);
+int stream_keeps_out(const struct iface *it, unsigned flags, u32_t seqno, const ip_addr_t *src,
+                     u16_t src_port, const ip_addr_t *dest, u16_t dest_port);
 
 /* dgram.c */
 uint32_t dgram_mask(const struct sock *s);

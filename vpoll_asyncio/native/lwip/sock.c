@@ -204,10 +204,18 @@ int vp_collect(uint64_t *handles, uint32_t *masks, int max)
 
 static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
+/* What a scope that is left out means: of a link-local host the one interface there is, and
+ * of a group the first, as in the kernel's table of routes. */
+static struct netif *nets_of_scope(const ip6_addr_t *ip)
+{
+    if (ip6_addr_ismulticast(ip))
+        return nets_first();
+    return ifaces_only() != NULL ? ifaces_only()->first : NULL;
+}
+
 /* The address as the protocol blocks want it; a mapped one becomes IPv4. */
 int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip)
 {
-    struct netif *netif = nets_first();
     memset(ip, 0, sizeof *ip);
     if (addr->port > 0xffff)
         return -EINVAL;
@@ -230,11 +238,14 @@ int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip)
     IP_SET_TYPE_VAL(*ip, IPADDR_TYPE_V6);
     memcpy(ip_2_ip6(ip)->addr, addr->ip, 16);
     if (ip6_addr_has_scope(ip_2_ip6(ip), IP6_UNKNOWN)) {
-        /* There is one link, so a scope that is left out can only mean that one. */
-        if (addr->scope && (netif == NULL || addr->scope != netif_get_index(netif)))
-            return -ENODEV;
-        if (netif != NULL)
-            ip6_addr_assign_zone(ip_2_ip6(ip), IP6_UNKNOWN, netif);
+        u32_t scope = addr->scope ? addr->scope : s->device;
+        struct netif *netif = scope ? nets_by_index(scope) : nets_of_scope(ip_2_ip6(ip));
+        /* tcp_v6_connect(), __inet6_bind() */
+        if (s->device && scope != s->device)
+            return -EINVAL;
+        if (netif == NULL)
+            return scope ? -ENODEV : -EINVAL;
+        ip6_addr_assign_zone(ip_2_ip6(ip), IP6_UNKNOWN, netif);
     }
     return 0;
 }

@@ -149,7 +149,7 @@ static void on_error(void *arg, err_t err)
  * segments but for a remainder that the window probe fills. */
 void stream_lengthen_segments(struct tcp_pcb *pcb)
 {
-    if (!nets_is_inside(&pcb->local_ip, &pcb->remote_ip))
+    if (!nets_is_inside(&pcb->local_ip, &pcb->remote_ip, pcb->netif_idx))
         return;
     pcb->mss = TCP_WND / 4;
     pcb->cwnd = LWIP_MAX(pcb->cwnd, (tcpwnd_size_t)pcb->mss * 2);
@@ -175,6 +175,7 @@ void stream_apply(struct sock *s)
         return;
     pcb->ttl = s->ttl;
     pcb->tos = s->tos;
+    pcb->netif_idx = s->device;
     if (s->reuse)
         ip_set_option(pcb, SOF_REUSEADDR);
     else
@@ -301,6 +302,7 @@ static void disconnect(struct sock *s)
 int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
 {
     struct tcp_pcb *pcb = s->pcb.tcp;
+    struct netif *netif;
     err_t err;
     int result;
     switch (s->state) {
@@ -332,6 +334,11 @@ int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
         return result;
     if (ip_addr_ismulticast(ip) || nets_is_broadcast(ip))
         return -ENETUNREACH;
+    if ((result = route_choose(s->device, &pcb->local_ip, ip, &netif)) < 0)
+        return result;
+    /* tcp_connect() would take the first address of the interface. */
+    if (s->device && IP_IS_V4(ip) && ip_addr_isany(&pcb->local_ip))
+        ip_addr_copy_from_ip4(pcb->local_ip, *netif_ip4_addr(netif));
     stream_replace_time_wait(pcb->local_port, ip, port);
     err = tcp_connect(pcb, ip, port, on_connected);
     if (err != ERR_OK) {
@@ -426,7 +433,7 @@ void stream_unreachable(const ip_addr_t *local, u16_t local_port, const ip_addr_
 /* The link has room again: send what it had refused. */
 void stream_push(void)
 {
-    for (struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL && !link_full(); pcb = pcb->next)
+    for (struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL && !links_full(); pcb = pcb->next)
         if (pcb->flags & (TF_NAGLEMEMERR | TF_ACK_NOW))
             tcp_output(pcb);
 }

@@ -1,4 +1,4 @@
-"""Threads drive the stack: waiting for its link and its timers around poll(2).
+"""Threads drive the stack: waiting for its links and its timers around poll(2).
 
 `LinkWait` is that wait, which anybody can end.  `BlockingDriver` lets the threads that
 wait for sockets of a stack drive it meanwhile.
@@ -10,33 +10,30 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...events import ERR, HUP, IN, OUT
 from ...sleeper import Sleeper
 from ...vpoll import VPoll
 from .driver import NEVER, seconds_until
+from .ports import Port
 
-__all__ = ["BlockingDriver", "LinkWait"]
+__all__ = ["BlockingDriver", "LinkWait", "turn_all"]
 
 
 class LinkWait:
-    """Sleeps until the link wants attention, the timers are due, or somebody rings.
+    """Sleeps until a link wants attention, the timers are due, or somebody rings.
 
     Parameters:
-    pollable -- the link's descriptor or vpoll
+    ports -- returns the ports whose links are watched
     due -- returns the next deadline of the timers
-    wants_writer -- returns whether frames wait for the link to be writable
 
     One thread at a time calls `sleep`; every other method may be called from any thread.
     """
 
-    def __init__(
-        self, pollable: int | VPoll, due: Callable[[], int], wants_writer: Callable[[], bool]
-    ) -> None:
-        self._pollable: int | VPoll | None = pollable
+    def __init__(self, ports: Callable[[], Sequence[Port]], due: Callable[[], int]) -> None:
+        self._ports = ports
         self._due = due
-        self._wants_writer = wants_writer
         self._wakeup = -1
         self._polling = False
         self._lock = threading.Lock()
@@ -50,46 +47,49 @@ class LinkWait:
             if self._wakeup >= 0:
                 os.eventfd_write(self._wakeup, 1)
 
-    def sleep(self, longest: float | None, ready: Callable[[], bool]) -> bool:
-        """Sleep, `longest` seconds at most; return whether the link is readable.
+    def sleep(self, longest: float | None, ready: Callable[[], bool]) -> list[Port]:
+        """Sleep, `longest` seconds at most; return the ports whose links are readable.
 
         ready -- looks, once a ring would be heard, whether to sleep at all
         """
         with self._lock:
             if self._closed:
-                return False
+                return []
             if self._wakeup < 0:
                 self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        pollable = self._pollable
         poller = select.poll()
         poller.register(self._wakeup, select.POLLIN)
-        link = pollable if isinstance(pollable, VPoll) else None
-        if link is not None:
-            link.add_waiter(self.ring)
+        vpolls: list[tuple[Port, VPoll]] = []
+        descriptors: dict[int, Port] = {}
         try:
             self._polling = True
             # Looked at once a ring is heard: whatever changes from here on rings.
-            writing = self._wants_writer()
-            if isinstance(pollable, int):
-                poller.register(pollable, select.POLLIN | (select.POLLOUT if writing else 0))
+            interest = 0
+            for port in self._ports():
+                pollable = port.pollable
+                if port.error is not None:
+                    continue
+                if isinstance(pollable, VPoll):
+                    vpolls.append((port, pollable))
+                    pollable.add_waiter(self.ring)
+                    wanted = IN | ERR | HUP | (OUT if port.wants_writer() else 0)
+                    interest |= pollable.peek() & wanted
+                else:
+                    descriptors[pollable] = port
+                    writing = select.POLLOUT if port.wants_writer() else 0
+                    poller.register(pollable, select.POLLIN | writing)
             pause = self._pause(longest)
-            now = ready()
-            if link is not None:
-                interest = IN | ERR | HUP | (OUT if writing else 0)
-                now = now or bool(link.peek() & interest)
-            found = poller.poll(0 if now else pause)
+            found = poller.poll(0 if ready() or interest else pause)
         finally:
             self._polling = False
-            if link is not None:
-                link.remove_waiter(self.ring)
-        readable = False
+            for _, vpoll in vpolls:
+                vpoll.remove_waiter(self.ring)
+        readable = [port for port, vpoll in vpolls if vpoll.peek() & (IN | ERR | HUP)]
         for fd, events in found:
             if fd == self._wakeup:
                 os.eventfd_read(self._wakeup)
-            else:
-                readable = bool(events & ~select.POLLOUT)
-        if link is not None:
-            readable = bool(link.peek() & (IN | ERR | HUP))
+            elif events & ~select.POLLOUT:
+                readable.append(descriptors[fd])
         return readable
 
     def _pause(self, longest: float | None) -> float | None:
@@ -98,11 +98,6 @@ class LinkWait:
         if longest is not None:
             pause = longest if pause is None else min(pause, longest)
         return None if pause is None else pause * 1000
-
-    def stop_reading(self) -> None:
-        """Leave the link alone: it is broken, and would be readable for ever."""
-        self._pollable = None
-        self.ring()
 
     def close(self) -> None:
         """Let nobody sleep any more.  Closes nothing that `sleep` still uses: see `free`."""
@@ -124,6 +119,12 @@ class LinkWait:
         self.free()
 
 
+def turn_all(turn: Callable[[Port | bool], object], readable: Sequence[Port]) -> None:
+    """Let the stack work for each port that `LinkWait.sleep` has returned, at least once."""
+    for port in readable or (False,):
+        turn(port)
+
+
 class BlockingDriver:
     """Lets threads wait for sockets of a stack, and drive it where nobody else does.
 
@@ -131,18 +132,17 @@ class BlockingDriver:
     driving thread leaves.
 
     Parameters:
-    pollable, due, wants_writer -- as `LinkWait` has them
+    ports, due -- as `LinkWait` has them
     turn -- as `LoopDriver` has it
     """
 
     def __init__(
         self,
-        pollable: int | VPoll,
-        turn: Callable[[bool], object],
+        ports: Callable[[], Sequence[Port]],
+        turn: Callable[[Port | bool], object],
         due: Callable[[], int],
-        wants_writer: Callable[[], bool],
     ) -> None:
-        self._link = LinkWait(pollable, due, wants_writer)
+        self._link = LinkWait(ports, due)
         self._turn = turn
         self._driving = threading.Lock()
         self._idle: set[Sleeper] = set()
@@ -198,11 +198,11 @@ class BlockingDriver:
         readable = self._link.sleep(
             left, lambda: bool(self._closed or vpoll.closed or vpoll.peek() & wanted)
         )
-        self._turn(readable)
+        turn_all(self._turn, readable)
 
-    def stop_reading(self) -> None:
-        """Leave the link alone: it is broken."""
-        self._link.stop_reading()
+    def ring(self) -> None:
+        """Have whoever drives look at the links again."""
+        self._link.ring()
 
     def close(self) -> None:
         """Let every thread that waits look again; nobody drives any more."""

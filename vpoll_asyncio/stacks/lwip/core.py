@@ -7,10 +7,7 @@ deadline of the timers.  `Core.settle` carries that on.
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import threading
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -25,22 +22,20 @@ from .addresses import from_native, raise_errno, to_native
 from .config import Gateway, Interface, Route
 from .driver import LoopDriver
 from .masks import Reader, Stream, calls_of, masks_of
+from .ports import BATCH, Port, read_counters
 from .thread import StackThread
 
-__all__ = ["Core", "Driven"]
+__all__ = ["Core", "Watcher"]
 
-_log = logging.getLogger(__name__)
-
-_BATCH: Final = 64
 _SCRATCH: Final = 65536
-_DRAIN: Final = 4 * 65536
+_NO_LINK: Final = 0
 
 
-class Driven(Protocol):
-    """Who must know when the link is broken."""
+class Watcher(Protocol):
+    """Who waits for the links besides the loop."""
 
-    def stop_reading(self) -> None:
-        """Leave the link alone."""
+    def ring(self) -> None:
+        """Look at the interfaces again: one has come, gone or broken."""
 
 
 class Core:
@@ -48,15 +43,14 @@ class Core:
 
     Parameters:
     native -- an instance of the helper, as `vpoll_asyncio.native.load` returns it
-    link -- where frames go
-    mac, mtu -- of the interface
 
     Raises OSError: EBUSY while another stack has the instance, ELIBBAD when the library
     does not match its headers.  Every method may be called from any thread.
     """
 
-    def __init__(self, native: Any, link: Link, mac: bytes, mtu: int) -> None:
+    def __init__(self, native: Any) -> None:
         self.closed = True
+        self._native = native
         self._lib: Any = native.lib
         self._ffi: Any = native.ffi
         self._require_matching_library()
@@ -65,36 +59,25 @@ class Core:
         """The file of the C side, which no other open stack has."""
         self._send = lib.vp_send
         self._null = ffi.NULL
-        self._link = link
-        self.link_error: OSError | None = None
-        """What broke the link."""
-        self.driver: LoopDriver | None = None
+        self.most_interfaces = int(lib.VP_MOST_INTERFACES)
+        """How many interfaces there may be, besides the loopback."""
+        self.ports: tuple[Port, ...] = ()
+        """The interfaces, in the order of their opening."""
+        self._slow_ports: tuple[Port, ...] = ()
+        self.driver: LoopDriver[Port] | None = None
         """The loop that drives the stack."""
         self.thread: StackThread | None = None
         """What drives the stack while no loop does."""
-        self.watchers: tuple[Driven, ...] = ()
-        """Who else watches the link."""
-        port = link.native
-        config = ffi.new("struct vp_config *")
-        config.ethernet = link.medium == "ethernet"
-        config.mac = mac
-        config.mtu = mtu
-        if port is not None:
-            config.native = 1
-            config.fd, config.recv, config.send, config.context, config.batch = port
-        self._python_link = port is None
+        self.watchers: tuple[Watcher, ...] = ()
+        """Who else watches the links."""
         self._calls = calls_of(native)
         self.sockets = masks_of(native)
         """The instance's sockets and their masks."""
-        self._flushing = threading.Lock()
         # One for each call that is under way: threads, and handlers that interrupt one.
         self._scratches: deque[Any] = deque(maxlen=8)
-        self._drained = ffi.new("char[]", _DRAIN) if self._python_link else None
-        self._lengths = ffi.new("uint32_t[]", _BATCH)
         self.status = lib.vp_status()
         """The C side's ``struct vp_status``; after a call, `settle` while ``attention`` is set."""
-        self._unsent: list[bytes] = []
-        raise_errno(lib.vp_open(config))
+        raise_errno(lib.vp_open())
         self.closed = False
 
     def _require_matching_library(self) -> None:
@@ -108,35 +91,90 @@ class Core:
                 "reinstall the Debian packages liblwip0 and liblwip-dev together",
             )
 
-    def add_address(self, interface: Interface) -> None:
-        """Give the interface an address.  Raises OSError: EEXIST, ENOSPC, ENETDOWN."""
+    # Interfaces.
+
+    def add_interface(self, name: str, link: Link, mac: bytes, mtu: int) -> Port:
+        """Open an interface on `link`, which stays the caller's when this raises.
+
+        Raises OSError: ENOSPC, ENETDOWN.
+        """
+        port = Port(self._native, name, link, mac, mtu, self._lost)
+        self._set_ports((*self.ports, port))
+        if self.driver is not None:
+            self.driver.add(port)
+        self._ring()
+        self.settle()
+        return port
+
+    def del_interface(self, port: Port) -> None:
+        """End an interface; its link is closed once nobody waits for it.
+
+        Raises OSError: ENODEV when it is not there, ENETDOWN when the stack is closed.
+        """
+        if self.closed:
+            raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN))
+        raise_errno(self._lib.vp_del_interface(port.index))
+        self._set_ports(tuple(other for other in self.ports if other is not port))
+        if self.driver is not None:
+            self.driver.remove(port, port.link.close)
+        else:
+            port.link.close()
+        self._ring()
+        self.settle()
+
+    def _set_ports(self, ports: tuple[Port, ...]) -> None:
+        self.ports = ports
+        self._slow_ports = tuple(port for port in ports if port.through_python)
+
+    def _ring(self) -> None:
+        for watcher in self.watchers:
+            watcher.ring()
+
+    def _lost(self, port: Port) -> None:
+        self._ring()
+        if self.driver is not None:
+            self.driver.stop_reading(port)
+
+    def set_up(self, port: Port, up: bool) -> None:
+        """Let packets pass, or not.  Raises OSError (ENODEV)."""
+        self._configured(self._lib.vp_set_up(port.index, up), port.name)
+        port.up = up
+
+    def set_mtu(self, port: Port, mtu: int) -> None:
+        """Set the most bytes of an IP packet.  Raises OSError (ENETDOWN, ENODEV)."""
+        self._configured(self._lib.vp_set_mtu(port.index, mtu), f"mtu {mtu}")
+        port.mtu = mtu
+
+    def add_address(self, port: Port, address: Interface) -> None:
+        """Give an interface an address.  Raises OSError: EEXIST, ENOSPC, ENETDOWN, ENODEV."""
         result = self._lib.vp_add_address(
-            self._native_ip(interface.ip), interface.network.prefixlen
+            port.index, self._native_ip(address.ip), address.network.prefixlen
         )
-        self._configured(result, interface)
+        self._configured(result, address)
+        port.addresses.append(address)
 
-    def del_address(self, address: Gateway) -> None:
+    def del_address(self, port: Port, address: Gateway) -> None:
         """Take an address away.  Raises OSError: EADDRNOTAVAIL, ENETDOWN."""
-        self._configured(self._lib.vp_del_address(self._native_ip(address)), address)
+        self._configured(self._lib.vp_del_address(port.index, self._native_ip(address)), address)
+        port.addresses[:] = [other for other in port.addresses if other.ip != address]
 
-    def add_route(self, route: Route) -> None:
-        """Add a route.  Raises OSError: EEXIST, ENETUNREACH, ENETDOWN."""
-        self._route("vp_add_route", route)
+    def add_route(self, route: Route, port: Port | None = None) -> None:
+        """Add a route, through `port`.  Raises OSError: EEXIST, ENETUNREACH, ENETDOWN, ENODEV."""
+        self._route("vp_add_route", route, port)
 
-    def del_route(self, route: Route) -> None:
+    def del_route(self, route: Route, port: Port | None = None) -> None:
         """Remove a route.  Raises OSError: ESRCH, ENETDOWN."""
-        self._route("vp_del_route", route)
+        self._route("vp_del_route", route, port)
 
-    def _route(self, function: str, route: Route) -> None:
+    def _route(self, function: str, route: Route, port: Port | None) -> None:
         network = self._native_ip(route.network.network_address)
         result = getattr(self._lib, function)(
-            network, route.network.prefixlen, self._native_ip(route.via)
+            0 if port is None else port.index,
+            network,
+            route.network.prefixlen,
+            self._native_ip(route.via),
         )
         self._configured(result, route)
-
-    def set_mtu(self, mtu: int) -> None:
-        """Set the most bytes of an IP packet.  Raises OSError (ENETDOWN)."""
-        self._configured(self._lib.vp_set_mtu(mtu), f"mtu {mtu}")
 
     def _native_ip(self, address: Gateway | None) -> Any:
         native = self._ffi.new("struct vp_addr *")
@@ -151,11 +189,8 @@ class Core:
             raise OSError(-result, f"{what}: {os.strerror(-result)}")
 
     def counters(self) -> dict[str, int]:
-        """Return the C side's counters by name."""
-        raw = self._ffi.new("struct vp_counters *")
-        self._lib.vp_counters(raw)
-        fields = self._ffi.typeof("struct vp_counters").fields
-        return {name: int(getattr(raw, name)) for name, _ in fields}
+        """Return what all interfaces have counted, those that are gone too, by name."""
+        return read_counters(self._lib, self._ffi, 0)
 
     @property
     def due(self) -> int:
@@ -220,14 +255,14 @@ class Core:
             self.settle()
         return from_native(self._ffi, local)
 
-    def reader(self, relay: Relay) -> Callable[[], None] | None:
+    def reader(self, port: Port, relay: Relay) -> Callable[[], None] | None:
         """Return what a loop with `relay` is to call when the link is readable.
 
         None where `turn` does that, as of a link whose frames pass through Python.
         """
-        if self._python_link:
+        if port.through_python:
             return None
-        reader: Reader = self._calls.Reader(self.sockets, self.settle, relay)
+        reader: Reader = self._calls.Reader(self.sockets, self.settle, relay, None, port.index)
         return reader.read
 
     def call(self, function: str, handle: int, argument: Address | int) -> int:
@@ -311,10 +346,13 @@ class Core:
             self.sockets.publish()
         if self.closed:
             return
-        if self._python_link and (status.queued or self._unsent):
-            self._flush()
+        for port in self._slow_ports:
+            if port.backlogged:
+                port.flush()
         if status.link_errno:
-            self._ask_link()
+            status.link_errno = 0
+            for port in self.ports:
+                port.ask()
         wanted = self.wants_writer()
         status.writing = wanted
         driver = self.driver
@@ -329,95 +367,43 @@ class Core:
             return
         driver.arm(status.due_ms)
         status.armed_ms = driver.armed
-        if wanted is not driver.writing:
-            driver.want_writer(wanted)
+        if wanted or driver.writing:
+            driver.watch_writers()
         if status.more:
             driver.again()
 
     def wants_writer(self) -> bool:
-        """Return whether frames wait for the link to be writable."""
-        return self.link_error is None and bool(self.status.queued or self._unsent)
+        """Return whether frames wait for a link to be writable."""
+        if not self.status.queued and not self._slow_ports:
+            return False
+        return any(port.wants_writer() for port in self.ports)
 
-    def _flush(self) -> None:
-        """Move frames from the C side's queue to a link that Python serves."""
-        lock = self._flushing
-        while (self.status.queued or self._unsent) and lock.acquire(blocking=False):
-            try:
-                if not self._flush_some():
-                    return
-            finally:
-                lock.release()
-
-    def _flush_some(self) -> bool:
-        ffi = self._ffi
-        if not self._unsent:
-            count = self._lib.vp_drain(self._drained, _DRAIN, self._lengths, _BATCH)
-            at = 0
-            whole = ffi.buffer(self._drained)
-            for index in range(count):
-                end = at + self._lengths[index]
-                self._unsent.append(whole[at:end])
-                at = end
-        if self.link_error is not None:
-            self._unsent.clear()
-            return True
-        try:
-            taken = self._link.send_batch(self._unsent)
-        except OSError as exc:
-            self._unsent.clear()
-            self._lose_link(exc)
-            return True
-        del self._unsent[:taken]
-        return not self._unsent
-
-    def _ask_link(self) -> None:
-        """The C side met an error on the link, which itself knows whether that matters."""
-        self.status.link_errno = 0
-        if self.link_error is None and not self.closed:
-            self._read_link(1)
-
-    def _read_link(self, limit: int) -> None:
-        try:
-            frames = self._link.recv_batch(limit)
-        except OSError as exc:
-            self._lose_link(exc)
-            return
+    def feed(self, frames: Sequence[bytes], port: Port | None = None) -> None:
+        """Give the stack frames as if a link, by default the first, had brought them."""
         if frames:
-            self._feed(frames)
-
-    def _feed(self, frames: Sequence[bytes]) -> None:
-        lengths = array("I", map(len, frames))
-        self._lib.vp_feed(
-            b"".join(frames), self._ffi.from_buffer("uint32_t[]", lengths), len(frames)
-        )
-
-    def feed(self, frames: Sequence[bytes]) -> None:
-        """Give the stack frames as if the link had brought them."""
-        if frames:
-            self._feed(frames)
+            (port or self.ports[0]).feed(frames)
             self.settle()
 
-    def _lose_link(self, error: OSError) -> None:
-        if self.link_error is not None or self.closed:
-            return
-        self.link_error = error
-        _log.warning("the lwip stack has lost its link: %s", error)
-        for watcher in self.watchers:
-            watcher.stop_reading()
-        if self.driver is not None:
-            self.driver.stop_reading()
+    def turn(self, readable: Port | bool) -> None:
+        """Let the stack work once: read a batch, run timers, set the next deadline.
 
-    def turn(self, readable: bool) -> None:
-        """Let the stack work once: read a batch, run timers, set the next deadline."""
+        readable -- the interface whose link is; True for every one's
+        """
         if self.closed:
             return
-        if not readable or self.link_error is not None:
-            self.sockets.turn(False)
-        elif self._python_link:
-            self._read_link(_BATCH)
-            self.sockets.turn(False)
+        if isinstance(readable, bool):
+            if readable:
+                for port in self.ports:
+                    self.turn(port)
+                return
+            self.sockets.turn(_NO_LINK)
+        elif readable.error is not None:
+            self.sockets.turn(_NO_LINK)
+        elif readable.through_python:
+            readable.read(BATCH)
+            self.sockets.turn(_NO_LINK)
         else:
-            self.sockets.turn(True)
+            self.sockets.turn(readable.index)
             if not self.status.attention:
                 return
         self.settle()
@@ -435,6 +421,6 @@ class Core:
         self.closed = True
         self._lib.vp_quit()
         self.sockets.publish()
-        if self._python_link and self.link_error is None:
-            self._flush()
+        for port in self._slow_ports:
+            port.flush()
         self._lib.vp_close()

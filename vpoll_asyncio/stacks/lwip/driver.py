@@ -1,22 +1,23 @@
 """A loop drives the stack.
 
-The link is read when it is readable, and the timers run when they are due: one reader and
-one `call_later`.  What threads do instead is in `blocking` and `thread`.
+A link is read when it is readable, and the timers run when they are due: one reader for each
+link and one `call_later`.  What threads do instead is in `blocking` and `thread`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from ...events import ERR, HUP, IN, OUT
 from ...relay import Relay, relay_of
 from ...vpoll import VPoll
 from ...watch import Watch
 
-__all__ = ["NEVER", "LoopDriver", "seconds_until"]
+__all__ = ["NEVER", "LoopDriver", "Watchable", "seconds_until"]
 
 NEVER: Final = (1 << 64) - 1
 """The deadline of timers that nobody needs."""
@@ -26,51 +27,113 @@ NEVER: Final = (1 << 64) - 1
 _SLACK: Final = 0.0005
 
 
+P = TypeVar("P", bound="Watchable")
+
+
 def seconds_until(due_ms: int) -> float:
     """Return how long until CLOCK_MONOTONIC reads `due_ms` milliseconds."""
     return max(0.0, due_ms / 1000 - time.monotonic() + _SLACK)
 
 
-class LoopDriver:
-    """Watches the stack's link and its timers from one loop.
+class Watchable(Protocol):
+    """What a loop watches: `Port`."""
+
+    @property
+    def pollable(self) -> int | VPoll:
+        """The link's descriptor or vpoll."""
+
+    def wants_writer(self) -> bool:
+        """Return whether frames wait for the link to be writable."""
+
+
+class _Watched(Generic[P]):
+    """One link in one loop."""
+
+    def __init__(self, port: P) -> None:
+        self.port = port
+        self.watch: Watch | None = None
+        self.writing = False
+        """Whether the link is to be watched for being writable."""
+
+
+class LoopDriver(Generic[P]):
+    """Watches the stack's links and its timers from one loop.
 
     Parameters:
     loop -- any event loop with `add_reader`
-    pollable -- the link's descriptor or vpoll
-    turn -- called with whether the link is readable; calls `arm` unless it was and no
-        deadline has come nearer
-    reader -- called with the loop's relay, returns what does both `turn` and the relay's
-        part when a descriptor is readable, or None
+    turn -- called with the port whose link is readable, or False; calls `arm` unless there was
+        one and no deadline has come nearer
+    reader -- called with a port and the loop's relay, returns what does both `turn` and the
+        relay's part when the port's descriptor is readable, or None
 
     What frames set in motion, the transports of connections say, is run in the turn of the
-    loop that brought them.  `arm` and `want_writer` may be called from any thread.
+    loop that brought them.  Every method but `close` may be called from any thread.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        pollable: int | VPoll,
-        turn: Callable[[bool], object],
-        reader: Callable[[Relay], Callable[[], None] | None] = lambda relay: None,
+        turn: Callable[[P | bool], object],
+        reader: Callable[[P, Relay], Callable[[], None] | None] = lambda port, relay: None,
     ) -> None:
         self.loop = loop
         self._relay = relay_of(loop)
-        self._pollable = pollable
         self._turn = turn
+        self._reader = reader
         self._timer: asyncio.TimerHandle | None = None
         self.armed = NEVER
         """When the timers will run, in milliseconds of CLOCK_MONOTONIC."""
         self._in_timer = False
         self.writing = False
-        """Whether the link is watched for being writable."""
-        self._reading = True
+        """Whether a link is watched for being writable."""
         self._closed = False
-        self._thread: int | None = None
-        self._watch: Watch | None = None
+        self._links: dict[P, _Watched[P]] = {}
+
+    def add(self, port: P) -> None:
+        """Watch the link of `port`."""
+        watched = self._links[port] = _Watched(port)
+        self._in_loop(lambda: self._watch(watched))
+
+    def _watch(self, watched: _Watched[P]) -> None:
+        port = watched.port
+        if self._closed or self._links.get(port) is not watched:
+            return
+        pollable = port.pollable
         if isinstance(pollable, VPoll):
-            self._watch = Watch(loop, pollable, IN, self._on_event)
+
+            def on_event(mask: int) -> None:
+                self._turn(port if mask & (IN | ERR | HUP) else False)
+
+            watched.watch = Watch(self.loop, pollable, IN, on_event)
+            return
+
+        def on_readable() -> None:
+            relay = self._relay
+            if relay.due:
+                self._turn(port)
+                return
+            # Nobody needs to have the loop run it, which would take another turn.
+            relay.due = True
+            try:
+                self._turn(port)
+            finally:
+                relay.run()
+
+        self.loop.add_reader(pollable, self._reader(port, self._relay) or on_readable)
+
+    def remove(self, port: P, then: Callable[[], object] = lambda: None) -> None:
+        """Watch the link of `port` no more; call `then` once the loop has let go of it."""
+        watched = self._links.pop(port, None)
+
+        def let_go() -> None:
+            if watched is not None:
+                self._unwatch(watched)
+            then()
+
+        if self.loop.is_closed():
+            then()
         else:
-            loop.add_reader(pollable, reader(self._relay) or self._on_readable)
+            self._in_loop(let_go)
 
     @property
     def running(self) -> bool:
@@ -82,23 +145,8 @@ class LoopDriver:
         """Whether the calling thread is the one that the loop runs in."""
         return asyncio._get_running_loop() is self.loop
 
-    def _on_readable(self) -> None:
-        relay = self._relay
-        if relay.due:
-            self._turn(True)
-            return
-        # Nobody needs to have the loop run it, which would take another turn.
-        relay.due = True
-        try:
-            self._turn(True)
-        finally:
-            relay.run()
-
     def _on_writable(self) -> None:
         self._turn(False)
-
-    def _on_event(self, mask: int) -> None:
-        self._turn(bool(mask & (IN | ERR | HUP)))
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -134,39 +182,42 @@ class LoopDriver:
         if not self._closed:
             self.loop.call_soon(self._on_writable)
 
-    def want_writer(self, wanted: bool) -> None:
-        """Watch for the link to be writable, or stop it."""
-        if wanted is not self.writing and not self._closed:
-            self.writing = wanted
-            self._in_loop(self._set_writer)
-
-    def _set_writer(self) -> None:
+    def watch_writers(self) -> None:
+        """Watch those links for being writable that frames wait for, and only those."""
         if self._closed:
             return
-        if self._watch is not None:
-            reading = IN if self._reading else 0
-            self._watch.set_interest(reading | OUT if self.writing else reading)
-        elif self.writing:
-            assert isinstance(self._pollable, int)
-            self.loop.add_writer(self._pollable, self._on_writable)
+        writing = False
+        for watched in tuple(self._links.values()):
+            wanted = watched.port.wants_writer()
+            writing = writing or wanted
+            if wanted is not watched.writing:
+                watched.writing = wanted
+                self._in_loop(functools.partial(self._set_writer, watched))
+        self.writing = writing
+
+    def _set_writer(self, watched: _Watched[P]) -> None:
+        port = watched.port
+        if self._closed or self._links.get(port) is not watched:
+            return
+        if watched.watch is not None:
+            watched.watch.set_interest(IN | OUT if watched.writing else IN)
+        elif watched.writing:
+            self.loop.add_writer(_descriptor(port), self._on_writable)
         else:
-            assert isinstance(self._pollable, int)
-            self.loop.remove_writer(self._pollable)
+            self.loop.remove_writer(_descriptor(port))
 
-    def stop_reading(self) -> None:
-        """Leave the link alone: it is broken, and would be readable for ever."""
-        self._reading = False
-        self.writing = False
-        self._in_loop(self._unwatch)
+    def stop_reading(self, port: P) -> None:
+        """Leave the link of `port` alone: it is broken, and would be readable for ever."""
+        self.remove(port)
 
-    def _unwatch(self) -> None:
+    def _unwatch(self, watched: _Watched[P]) -> None:
         if self.loop.is_closed():
             return
-        if self._watch is not None:
-            self._watch.cancel()
-        elif isinstance(self._pollable, int):
-            self.loop.remove_reader(self._pollable)
-            self.loop.remove_writer(self._pollable)
+        if watched.watch is not None:
+            watched.watch.cancel()
+        elif not isinstance(watched.port.pollable, VPoll):
+            self.loop.remove_reader(watched.port.pollable)
+            self.loop.remove_writer(watched.port.pollable)
 
     def _in_loop(self, function: Callable[[], object]) -> None:
         if self.here or not self.loop.is_running():
@@ -187,4 +238,12 @@ class LoopDriver:
             return
         if timer is not None:
             timer.cancel()
-        self._in_loop(self._unwatch)
+        for watched in tuple(self._links.values()):
+            self._in_loop(functools.partial(self._unwatch, watched))
+        self._links.clear()
+
+
+def _descriptor(port: Watchable) -> int:
+    pollable = port.pollable
+    assert isinstance(pollable, int)
+    return pollable

@@ -36,8 +36,10 @@ class Masks(Protocol):
         has kept from being shown is shown by the next call.
         """
 
-    def turn(self, readable: bool, /) -> None:
+    def turn(self, readable: int, /) -> None:
         """Let the stack work once, as ``vp_turn`` does, and show what has changed by it.
+
+        readable -- the index of the interface whose link is, 0 for none
 
         What changes meanwhile is left to `publish`.
         """
@@ -60,7 +62,7 @@ class Stream(Protocol):
 
 
 class Reader(Protocol):
-    """What a loop calls when the link's descriptor is readable."""
+    """What a loop calls when a link's descriptor is readable."""
 
     def read(self) -> None:
         """Let the stack take a batch, then run what hops that has pushed onto the relay."""
@@ -71,7 +73,8 @@ def calls_of(native: Any) -> Any:
     """Return the module of the compiled calls, which is in the file of the helper `native`.
 
     Its classes are made as ``Masks()``, ``Stream(masks, settle, sock, vpoll, handle)`` and
-    ``Reader(masks, settle, relay)``, where `settle` is `Core.settle`.
+    ``Reader(masks, settle, relay, None, index)``, where `settle` is `Core.settle` and `index` the
+    interface's.
     """
     name, path = "_vpoll_lwip_calls", native.__file__
     loader = importlib.machinery.ExtensionFileLoader(name, path)

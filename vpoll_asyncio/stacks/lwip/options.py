@@ -75,6 +75,18 @@ class LwipOptions:
             raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
         return option
 
+    def device(self, handle: int) -> int:
+        """Return the index of the interface that SO_BINDTODEVICE has named, 0 for none."""
+        lib = self._native.lib
+        index: int = lib.vp_getopt(handle, lib.VP_DEVICE)
+        raise_errno(index)
+        return index
+
+    def set_device(self, handle: int, index: int) -> None:
+        """Bind a socket to an interface, with 0 to none.  Raises OSError (ENODEV, EBADF)."""
+        lib = self._native.lib
+        raise_errno(lib.vp_setopt(handle, lib.VP_DEVICE, index))
+
     def get(self, handle: int, level: int, name: int) -> int | bytes:
         """Return an option's value; SO_LINGER is its ``struct linger``."""
         lib = self._native.lib

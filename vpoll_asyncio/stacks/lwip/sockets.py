@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +39,8 @@ class LwipSocket(UserSocket):
     Where it differs from the kernel's: there is no urgent data (MSG_OOB is EOPNOTSUPP
     to send and EINVAL to receive), a stream's receive window is 65,535 bytes whatever
     SO_RCVBUF says, SO_SNDBUF is kept between 4,096 and 262,144, closing with a linger
-    time above zero does not wait, and a link-local address needs no scope.
+    time above zero does not wait, and a link-local address needs no scope where the stack
+    has one interface.
     """
 
     __slots__ = ("_handle",)
@@ -157,13 +159,27 @@ class LwipSocket(UserSocket):
         return self.stack.core.name_of("vp_peername", self._handle)
 
     def do_getsockopt(self, level: int, optname: int) -> int | bytes:
+        if level == socket.SOL_SOCKET and optname == socket.SO_BINDTODEVICE:
+            index = self.stack.options.device(self._handle)
+            return self.stack.if_indextoname(index).encode() + b"\0" if index else b""
         try:
             return self.stack.options.get(self._handle, level, optname)
         finally:
             self.stack.core.settle()
 
     def do_setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
+        if level == socket.SOL_SOCKET and optname == socket.SO_BINDTODEVICE:
+            self._bind_to_device(value)
+            return
         self.stack.options.set(self._handle, level, optname, value)
+        self.stack.core.settle()
+
+    def _bind_to_device(self, value: int | bytes) -> None:
+        if isinstance(value, int):
+            value = value.to_bytes(4, sys.byteorder, signed=True)
+        name = value.partition(b"\0")[0].decode(errors="replace")
+        index = self.stack.if_nametoindex(name) if name else 0
+        self.stack.options.set_device(self._handle, index)
         self.stack.core.settle()
 
     def do_ioctl(self, request: int, argument: Any) -> Any:

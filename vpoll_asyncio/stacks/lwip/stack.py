@@ -6,32 +6,22 @@ import asyncio
 import errno
 import os
 import socket
-import threading
 import warnings
-from collections.abc import Iterable
-from typing import ClassVar, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
 
 from ... import native
-from ...links import open_link
 from ...links.base import Link
 from ...vpoll import VPoll
-from ..base import Stack
 from ..names import Resolver
 from . import instances
 from .blocking import BlockingDriver
-from .config import (
-    check_room,
-    parse_address,
-    parse_flag,
-    parse_gateways,
-    parse_interfaces,
-    parse_mac,
-    parse_route,
-    parse_routes,
-)
+from .config import parse_flag
+from .configured import ConfiguredStack
 from .core import Core
 from .driver import LoopDriver
 from .forks import close_in_children, leave_children_alone
+from .interfaces import check_requests, free_name, further_requests, open_interface, request
 from .kinds import kind_of
 from .options import LwipOptions
 from .sockets import LwipSocket
@@ -43,8 +33,8 @@ __all__ = ["LwipStack"]
 _TYPE_FLAGS: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
-class LwipStack(Stack):
-    """lwIP on a link: TCP, UDP, ping and raw sockets, IPv4 and IPv6.
+class LwipStack(ConfiguredStack):
+    """lwIP on one or several links: TCP, UDP, ping and raw sockets, IPv4 and IPv6.
 
     Parameters:
     vnl -- Virtual Network Locator of the link (``"slirp://"``, ``"tap://tap0"`` …)
@@ -56,6 +46,9 @@ class LwipStack(Stack):
         hosts are neighbours
     mac -- hardware address on Ethernet; by default what the link prescribes, else random
     mtu -- most bytes of an IP packet; by default the link's
+    iface -- the interface's name, by default ``"vde0"``
+    interfaces -- further interfaces, each a mapping of the options above, as
+        `add_interface` takes them
     thread -- whether a thread drives the stack while no running loop does, so that it
         answers while a program that blocks computes or sleeps
     dns, domain, dns_options -- name servers, the search list and how to ask, as `Resolver`
@@ -76,7 +69,8 @@ class LwipStack(Stack):
     stacks of its own.
 
     Raises ValueError for bad options; OSError: ENOPKG when something must be installed,
-    EIO when the library cannot be copied or loaded, and whatever opening the link raises.
+    EIO when the library cannot be copied or loaded, EEXIST for two routes to one network, and
+    whatever opening a link raises.
     """
 
     name: ClassVar[str] = "lwip"
@@ -92,6 +86,8 @@ class LwipStack(Stack):
         route: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
+        iface: str | None = None,
+        interfaces: Iterable[Mapping[str, Any]] = (),
         thread: bool | int | str = False,
         dns: str | Iterable[str] = (),
         domain: str | Iterable[str] = (),
@@ -99,61 +95,45 @@ class LwipStack(Stack):
     ) -> None:
         self._closed = True
         threaded = parse_flag("thread", thread)
-        if (vnl is None) == (link is None):
-            raise ValueError("a stack needs a network: give either vnl=LOCATOR or link=LINK")
+        first = request(
+            free_name(()),
+            vnl=vnl,
+            link=link,
+            iface=iface,
+            ip=ip,
+            ip6=ip6,
+            gw=gw,
+            route=route,
+            mac=mac,
+            mtu=mtu,
+        )
+        requests = [first, *further_requests(interfaces, [first.name])]
         if dns or domain or dns_options:
             self.resolver = Resolver(self, dns, domain, dns_options)
-        self._configuring = threading.Lock()
-        self._interfaces = parse_interfaces(ip, ip6)
-        gateways = parse_gateways(gw, self._interfaces)
-        routes = [parse_route("default", str(gateway)) for gateway in gateways]
-        routes += parse_routes(route)
-        if mac is None and link is not None:
-            mac = link.address
-        hardware = parse_mac(mac)
         self._instance = instances.take()
         module = self._instance.module
         try:
-            if link is None:
-                assert vnl is not None
-                link = open_link(vnl)
-                if mac is None and link.address is not None:
-                    hardware = link.address
+            check_requests(requests, module.lib.VP_MOST_INTERFACES)
+            super().__init__(Core(module))
         except BaseException:
             instances.release(self._instance)
             raise
-        self._link = link
-        self.mac = hardware
-        """The hardware address; without meaning where the link carries bare packets."""
-        try:
-            self.mtu = _checked_mtu(mtu, link)
-            """Most bytes of an IP packet."""
-            self.core = Core(module, link, hardware, self.mtu)
-            """The C side; for `LwipSocket`."""
-        except BaseException:
-            instances.release(self._instance)
-            link.close()
-            raise
+        core = self.core
         self.options = LwipOptions(module)
         """Socket options; for `LwipSocket`."""
-        core = self.core
-        self._blocking = BlockingDriver(
-            link.pollable, core.turn, lambda: core.due, core.wants_writer
-        )
-        self.core.watchers = (self._blocking,)
+        self._blocking = BlockingDriver(lambda: core.ports, core.turn, lambda: core.due)
+        core.watchers = (self._blocking,)
         self._standby = Standby(self._take_over)
         self._closed = False
         try:
-            for interface in self._interfaces:
-                self.core.add_address(interface)
-            for one in routes:
-                self.core.add_route(one)
+            for one in requests:
+                open_interface(core, one)
         except BaseException:
             self.close()
             raise
         close_in_children(module.lib, self.abandon)
         if threaded:
-            core.thread = StackThread(core, link.pollable)
+            core.thread = StackThread(core)
             core.watchers = (self._blocking, core.thread)
             core.settle()
 
@@ -163,87 +143,6 @@ class LwipStack(Stack):
 
     def supported_domain(self, family: int) -> bool:
         return family in (socket.AF_INET, socket.AF_INET6)
-
-    @property
-    def addresses(self) -> list[str]:
-        return [str(interface) for interface in tuple(self._interfaces)]
-
-    # What `ip address` and `ip route` do, while the stack works.
-
-    def add_address(self, address: str) -> None:
-        """Give the stack a further address, ``"10.0.2.15/24"``, which is used at once.
-
-        Raises ValueError for what is no host's address with its prefix length and where
-        the library has no room for more; OSError: EEXIST when the stack has it, ENETDOWN
-        when it is closed.
-        """
-        interface = parse_address(address, "address")
-        with self._configuring:
-            check_room([*self._interfaces, interface])
-            self.core.add_address(interface)
-            self._interfaces.append(interface)
-
-    def del_address(self, address: str) -> None:
-        """Take an address away; a prefix length in it does not matter.
-
-        Connections from it end with ETIMEDOUT at once, which the kernel's would only after
-        a quarter of an hour.  Routes through its network go with it.  Raises ValueError
-        for what is no address, OSError: EADDRNOTAVAIL when the stack does not have it, ENETDOWN
-        when it is closed.
-        """
-        found = parse_address(address, "address").ip
-        with self._configuring:
-            self.core.del_address(found)
-            self._interfaces[:] = [other for other in self._interfaces if other.ip != found]
-
-    def add_route(self, destination: str, via: str | None = None) -> None:
-        """Send packets for a network, or for ``"default"``, through the neighbour `via`.
-
-        Without `via` the network's hosts are neighbours themselves.  Of several routes the
-        one with the longest prefix counts.  Raises ValueError for what is no network or
-        no gateway for it; OSError: EEXIST when there is a route to the same network,
-        ENETUNREACH when `via` is no neighbour, ENETDOWN when the stack is closed.
-        """
-        self.core.add_route(parse_route(destination, via))
-
-    def del_route(self, destination: str, via: str | None = None) -> None:
-        """Remove a route; ``"default"`` without `via` is IPv4's.
-
-        Raises ValueError as `add_route` does; OSError: ESRCH when there is none like it,
-        ENETDOWN when the stack is closed.
-        """
-        self.core.del_route(parse_route(destination, via))
-
-    def set_mtu(self, mtu: int) -> None:
-        """Set the most bytes of an IP packet that is sent; connections keep what they have.
-
-        Raises ValueError for less than 576 and for more than the link carries, OSError
-        (ENETDOWN) when the stack is closed.
-        """
-        checked = _checked_mtu(mtu, self._link)
-        self.core.set_mtu(checked)
-        self.mtu = checked
-
-    @property
-    def link(self) -> Link:
-        """The link that the stack is on."""
-        return self._link
-
-    @property
-    def link_error(self) -> OSError | None:
-        """What broke the link, or None while it works; a broken one is not used again."""
-        return self.core.link_error
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """Frames and bytes since the stack was opened, and what was dropped why.
-
-        ``rx_malformed`` (lengths, headers), ``rx_foreign`` (other hosts, unknown
-        protocols), ``rx_martian`` (addresses that may not come from outside),
-        ``rx_backlog`` (full accept queues), ``tx_dropped`` (refused by the link),
-        ``tx_deferred`` (queue to the link full; TCP sends them again).
-        """
-        return self.core.counters()
 
     def skip_time(self, seconds: float) -> None:
         """Let the stack's timers see `seconds` pass at once, in steps of 0.1: for tests.
@@ -285,9 +184,10 @@ class LwipStack(Stack):
                 )
         self._standby.discard(loop)
         core = self.core
-        driver = core.driver = LoopDriver(loop, self._link.pollable, core.turn, core.reader)
-        if self.link_error is not None:
-            driver.stop_reading()
+        driver = core.driver = LoopDriver(loop, core.turn, core.reader)
+        for port in core.ports:
+            if port.error is None:
+                driver.add(port)
         self._ring_thread()
         self.core.settle()
 
@@ -357,7 +257,8 @@ class LwipStack(Stack):
             thread.close()
         # Their references back would leave the buffers to the garbage collector.
         self.core.watchers = ()
-        self._link.close()
+        for port in self.core.ports:
+            port.link.close()
         instances.release(self._instance)
 
     def abandon(self) -> None:
@@ -367,7 +268,8 @@ class LwipStack(Stack):
             self.core.thread.after_fork()
         self._blocking.after_fork()
         self.core.after_fork()
-        self._link.close()
+        for port in self.core.ports:
+            port.link.close()
         instances.release(self._instance)
 
     @property
@@ -376,17 +278,10 @@ class LwipStack(Stack):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        return f"<LwipStack {' '.join(self.addresses)} {state} link={self._link!r}>"
+        links = " ".join(f"{port.name}={port.link!r}" for port in self.core.ports)
+        return f"<LwipStack {' '.join(self.addresses)} {state} {links}>"
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self.close()
-
-
-def _checked_mtu(mtu: int | str | None, link: Link) -> int:
-    wanted = link.mtu if mtu is None else int(mtu)
-    low = 576
-    if not low <= wanted <= link.mtu:
-        raise ValueError(f"mtu={mtu!r}: expected {low} to {link.mtu}, which the link carries")
-    return wanted

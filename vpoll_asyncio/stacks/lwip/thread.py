@@ -13,11 +13,12 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from typing import Final, Protocol
 
-from ...vpoll import VPoll
-from .blocking import LinkWait
+from .blocking import LinkWait, turn_all
 from .driver import NEVER, LoopDriver
+from .ports import Port
 
 __all__ = ["Drivable", "StackThread"]
 
@@ -40,7 +41,11 @@ class Drivable(Protocol):
         """When the timers must run, in milliseconds of CLOCK_MONOTONIC."""
 
     @property
-    def driver(self) -> LoopDriver | None:
+    def ports(self) -> Sequence[Port]:
+        """The interfaces, whose links are watched."""
+
+    @property
+    def driver(self) -> LoopDriver[Port] | None:
         """The loop that is attached."""
 
     @property
@@ -50,14 +55,11 @@ class Drivable(Protocol):
     def alarm(self) -> int:
         """Return the deadline, and have `StackThread.arm` called for earlier ones only."""
 
-    def turn(self, readable: bool) -> None:
+    def turn(self, readable: Port | bool) -> None:
         """Let the stack work once."""
 
     def settle(self, show: bool = True) -> None:
         """Carry on what the turn has left."""
-
-    def wants_writer(self) -> bool:
-        """Return whether frames wait for the link to be writable."""
 
 
 class StackThread:
@@ -68,9 +70,9 @@ class StackThread:
     the stack goes on.  In a child of fork(2) there is no thread.  Thread-safe.
     """
 
-    def __init__(self, core: Drivable, pollable: int | VPoll) -> None:
+    def __init__(self, core: Drivable) -> None:
         self._core = core
-        self._link = LinkWait(pollable, lambda: core.due, core.wants_writer)
+        self._link = LinkWait(lambda: core.ports, lambda: core.due)
         self._look = threading.Event()
         self._stopped = False
         self._failures = 0
@@ -96,10 +98,6 @@ class StackThread:
         """Have the thread look at the stack again."""
         self._look.set()
         self._link.ring()
-
-    def stop_reading(self) -> None:
-        """Leave the link alone: it is broken."""
-        self._link.stop_reading()
 
     def _loop_drives(self) -> bool:
         driver = self._core.driver
@@ -127,7 +125,7 @@ class StackThread:
         )
         # The loop that has begun to run meanwhile is about to read the link itself.
         if not self._stopped and not self._loop_drives():
-            core.turn(readable)
+            turn_all(core.turn, readable)
 
     def _leave_it_to_the_loop(self) -> None:
         driver = self._core.driver

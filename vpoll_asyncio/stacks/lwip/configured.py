@@ -1,0 +1,247 @@
+"""What `ip link`, `ip address` and `ip route` do, for an lwIP stack while it works."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable
+
+from ...links.base import Link
+from ..base import Stack
+from .config import Interface, Route, check_room, parse_address, parse_route
+from .core import Core
+from .interfaces import (
+    LOOPBACK,
+    NetworkInterface,
+    checked_mtu,
+    free_name,
+    open_interface,
+    port_named,
+    request,
+    shown,
+)
+from .ports import Port
+
+__all__ = ["ConfiguredStack"]
+
+
+class ConfiguredStack(Stack):
+    """A stack whose interfaces, addresses and routes come and go; thread-safe.
+
+    core -- the C side, which is open
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        """The C side; for `LwipSocket`."""
+        self._configuring = threading.Lock()
+
+    @property
+    def addresses(self) -> list[str]:
+        return [str(address) for port in self.core.ports for address in tuple(port.addresses)]
+
+    def add_interface(
+        self,
+        *,
+        vnl: str | None = None,
+        link: Link | None = None,
+        iface: str | None = None,
+        ip: str | Iterable[str] = (),
+        ip6: str | Iterable[str] = (),
+        gw: str | Iterable[str] = (),
+        route: str | Iterable[str] = (),
+        mac: str | bytes | None = None,
+        mtu: int | str | None = None,
+    ) -> NetworkInterface:
+        """Open a further interface; the options are the stack's own, and its routes go through it.
+
+        iface -- its name; by default the first of ``vde0``, ``vde1`` … that is free
+
+        Nothing stays behind when this raises, and the link is closed unless an option was bad:
+        ValueError for that and for more interfaces than there is room for (32); OSError:
+        EEXIST when there is an interface, an address or a route like it already, ENETUNREACH,
+        ENETDOWN when the stack is closed, and whatever opening the link raises.
+        """
+        with self._configuring:
+            self.refuse_closed()
+            names = [port.name for port in self.core.ports]
+            asked = request(
+                free_name(names),
+                vnl=vnl,
+                link=link,
+                iface=iface,
+                ip=ip,
+                ip6=ip6,
+                gw=gw,
+                route=route,
+                mac=mac,
+                mtu=mtu,
+            )
+            if len(names) == self.core.most_interfaces:
+                raise ValueError(f"{len(names) + 1} interfaces: lwIP has room for {len(names)}")
+            if asked.name in names:
+                raise OSError(errno.EEXIST, f"{asked.name}: {os.strerror(errno.EEXIST)}")
+            check_room([*self._all_addresses(), *asked.addresses])
+            return shown(open_interface(self.core, asked))
+
+    def del_interface(self, name: str) -> None:
+        """Close an interface and its link; its addresses and routes go with it.
+
+        Connections from its addresses end with ETIMEDOUT, and what only it led to is
+        unreachable.  A loop that watches the link in another thread closes it when it gets
+        round to it.  Raises OSError: ENODEV when there is no such interface, ENETDOWN when the
+        stack is closed.
+        """
+        with self._configuring:
+            self.refuse_closed()
+            self.core.del_interface(port_named(self.core, name))
+
+    @property
+    def interfaces(self) -> list[NetworkInterface]:
+        """The interfaces as they are now, in the order of their opening, without the loopback."""
+        with self._configuring:
+            return [] if self.closed else [shown(port) for port in self.core.ports]
+
+    def if_nameindex(self) -> list[tuple[int, str]]:
+        """Return index and name of every interface, as `socket.if_nameindex` does of the host's."""
+        return [(1, LOOPBACK), *((port.index, port.name) for port in self.core.ports)]
+
+    def if_nametoindex(self, name: str) -> int:
+        """Return the index of an interface.  Raises OSError (ENODEV)."""
+        for index, other in self.if_nameindex():
+            if other == name:
+                return index
+        raise OSError(errno.ENODEV, f"no interface {name!r}: {os.strerror(errno.ENODEV)}")
+
+    def if_indextoname(self, index: int) -> str:
+        """Return the name of an interface.  Raises OSError (ENXIO)."""
+        for other, name in self.if_nameindex():
+            if other == index:
+                return name
+        raise OSError(errno.ENXIO, f"no interface {index}: {os.strerror(errno.ENXIO)}")
+
+    def set_up(self, name: str) -> None:
+        """Let packets pass an interface again.  Raises OSError (ENODEV, ENETDOWN)."""
+        self._set_up(name, True)
+
+    def set_down(self, name: str) -> None:
+        """Let no packet pass an interface.
+
+        As in a kernel the routes that were added through it are gone, its addresses are still
+        this host's, and the ways to their networks come back with it.  Raises OSError
+        (ENODEV, ENETDOWN).
+        """
+        self._set_up(name, False)
+
+    def _set_up(self, name: str, up: bool) -> None:
+        with self._configuring:
+            self.refuse_closed()
+            self.core.set_up(port_named(self.core, name), up)
+
+    def _all_addresses(self) -> list[Interface]:
+        return [address for port in self.core.ports for address in port.addresses]
+
+    def add_address(self, address: str, iface: str | None = None) -> None:
+        """Give an interface, by default the first, a further address, ``"10.0.2.15/24"``.
+
+        It is used at once.  Raises ValueError for what is no host's address with its prefix
+        length and where the library has no room for more; OSError: EEXIST when the stack has
+        it, ENODEV when there is no such interface, ENETDOWN when the stack is closed.
+        """
+        parsed = parse_address(address, "address")
+        with self._configuring:
+            self.refuse_closed()
+            port = port_named(self.core, iface)
+            others = self._all_addresses() if parsed.version == 4 else port.addresses
+            check_room([*(other for other in others if other.version == parsed.version), parsed])
+            self.core.add_address(port, parsed)
+
+    def del_address(self, address: str, iface: str | None = None) -> None:
+        """Take an address away, of any interface or of one; a prefix length does not matter.
+
+        Connections from it end with ETIMEDOUT at once, which the kernel's would only after
+        a quarter of an hour.  Routes through its network go with it.  Raises ValueError
+        for what is no address, OSError: EADDRNOTAVAIL when the stack does not have it, ENODEV
+        when there is no such interface, ENETDOWN when the stack is closed.
+        """
+        found = parse_address(address, "address").ip
+        with self._configuring:
+            self.refuse_closed()
+            ports = self.core.ports if iface is None else (port_named(self.core, iface),)
+            for port in ports:
+                if any(other.ip == found for other in port.addresses):
+                    self.core.del_address(port, found)
+                    return
+        raise OSError(errno.EADDRNOTAVAIL, f"{found}: {os.strerror(errno.EADDRNOTAVAIL)}")
+
+    def add_route(self, destination: str, via: str | None = None, iface: str | None = None) -> None:
+        """Send packets for a network, or for ``"default"``, through the neighbour `via`.
+
+        Without `via` the network's hosts are neighbours themselves, on `iface` or the first
+        interface that is up.  Of several routes the one with the longest prefix counts.
+        Raises ValueError for what is no network or no gateway for it; OSError: EEXIST when
+        there is a route to the same network, ENETUNREACH when `via` is no neighbour, ENODEV
+        when there is no such interface, ENETDOWN when it is down or the stack is closed.
+        """
+        self._route(self.core.add_route, parse_route(destination, via), iface)
+
+    def del_route(self, destination: str, via: str | None = None, iface: str | None = None) -> None:
+        """Remove a route; ``"default"`` without `via` is IPv4's.
+
+        Raises ValueError as `add_route` does; OSError: ESRCH when there is none like it,
+        ENODEV, ENETDOWN when the stack is closed.
+        """
+        self._route(self.core.del_route, parse_route(destination, via), iface)
+
+    def _route(
+        self, change: Callable[[Route, Port | None], None], route: Route, iface: str | None
+    ) -> None:
+        with self._configuring:
+            self.refuse_closed()
+            change(route, None if iface is None else port_named(self.core, iface))
+
+    def set_mtu(self, mtu: int, iface: str | None = None) -> None:
+        """Set the most bytes of an IP packet that an interface, by default the first, sends.
+
+        Connections keep what they have.  Raises ValueError for less than 576 and for more
+        than the link carries, OSError: ENODEV when there is no such interface, ENETDOWN when
+        the stack is closed.
+        """
+        with self._configuring:
+            self.refuse_closed()
+            port = port_named(self.core, iface)
+            self.core.set_mtu(port, checked_mtu(mtu, port.link))
+
+    # Of the first interface; each raises OSError (ENODEV) when the last has been taken away.
+
+    @property
+    def link(self) -> Link:
+        """The link that the first interface is on."""
+        return port_named(self.core, None).link
+
+    @property
+    def mac(self) -> bytes:
+        """The first interface's hardware address; without meaning on a link of bare packets."""
+        return port_named(self.core, None).mac
+
+    @property
+    def mtu(self) -> int:
+        """Most bytes of an IP packet on the first interface."""
+        return port_named(self.core, None).mtu
+
+    @property
+    def link_error(self) -> OSError | None:
+        """What broke the first interface's link, or None while it works."""
+        return port_named(self.core, None).error
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Frames and bytes of all interfaces since the stack was opened, what was dropped why.
+
+        ``rx_malformed`` (lengths, headers), ``rx_foreign`` (other hosts, unknown
+        protocols), ``rx_martian`` (addresses that may not come from outside),
+        ``rx_backlog`` (full accept queues), ``tx_dropped`` (refused by the link),
+        ``tx_deferred`` (queue to the link full; TCP sends them again).
+        """
+        return self.core.counters()
