@@ -12,6 +12,7 @@ from typing import Final
 from ..backends import by_name
 from ..install import install
 from .arguments import Options, parse
+from .children import children_placed
 from .loops import loops_made_ours
 from .stacks import stacks_opened
 from .target import TargetError, run_target
@@ -48,8 +49,9 @@ def _prepared(options: Options) -> Iterator[None]:
         # Before `install`: uvloop takes the kernel's names from the socket module.
         steps.enter_context(loops_made_ours(options.loop))
         steps.enter_context(masks_traced(options.trace))
-        steps.enter_context(stacks_opened(options.stacks, options.pcap))
+        stacks = steps.enter_context(stacks_opened(options.stacks, options.pcap))
         steps.enter_context(install())
+        steps.enter_context(children_placed(options.children, stacks[0]))
         yield
 
 

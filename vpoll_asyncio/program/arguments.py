@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from .children import CHILDREN
 from .loops import LOOPS
 from .target import Target
 
@@ -31,6 +32,7 @@ class Options(NamedTuple):
     backend: str | None
     pcap: str | None
     trace: str | None
+    children: str | None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--trace", metavar="FILE", help="record changes of sockets' event masks, a JSON line each"
+    )
+    parser.add_argument(
+        "--children",
+        choices=CHILDREN,
+        help="the network of processes that the program starts: the stack's, none for those in "
+        "Python, or the host's; without it, the stack's for vdestack, else none",
     )
     return parser
 
@@ -104,4 +112,6 @@ def parse(argv: Sequence[str]) -> Options:
     stacks = given.stack or list(filter(None, [os.environ.get(_STACK)]))
     if not stacks:
         parser.error(f"expected --stack CONFIG (or {_STACK} in the environment)")
-    return Options(target, stacks, given.loop, given.backend, given.pcap, given.trace)
+    return Options(
+        target, stacks, given.loop, given.backend, given.pcap, given.trace, given.children
+    )

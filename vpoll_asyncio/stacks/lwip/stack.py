@@ -94,6 +94,7 @@ class LwipStack(ConfiguredStack):
         dns_options: str | Iterable[str] = (),
     ) -> None:
         self._closed = True
+        self._opener = os.getpid()
         threaded = parse_flag("thread", thread)
         first = request(
             free_name(()),
@@ -275,6 +276,15 @@ class LwipStack(ConfiguredStack):
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def refuse_closed(self) -> None:
+        if self._closed and os.getpid() != self._opener:
+            raise OSError(
+                errno.ENETDOWN,
+                f"the lwip stack is in process {self._opener} alone, which has forked this one: "
+                "open another stack here",
+            )
+        super().refuse_closed()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
