@@ -102,6 +102,7 @@ HELPERS: dict[str, Helper] = {
                 "dgram.c",
                 "raw.c",
                 "rawsend.c",
+                "mcast.c",
                 "masks.c",
                 "calls.c",
             ),

@@ -101,6 +101,8 @@ int vp_mask(uint64_t handle);
 int vp_tell(uint64_t handle);
 int64_t vp_getopt(uint64_t handle, int option);
 int vp_setopt(uint64_t handle, int option, int64_t value);
+int vp_group(uint64_t handle, int joins, const struct vp_addr *group, const struct vp_addr *by);
+int vp_group_interface(uint64_t handle, const struct vp_addr *by);
 int vp_filter(uint64_t handle, int set, uint32_t *words);
 
 uint16_t lwip_standard_chksum(const void *data, int len);
@@ -115,7 +117,8 @@ enum { VP_NO_LINK = 0, VP_EVERY_LINK = -1 };
 enum vp_option {
     VP_ERROR, VP_ACCEPTCONN, VP_REUSEADDR, VP_KEEPALIVE, VP_BROADCAST, VP_RCVBUF, VP_SNDBUF,
     VP_LINGER, VP_NODELAY, VP_KEEPIDLE, VP_KEEPINTVL, VP_KEEPCNT, VP_TTL, VP_TOS, VP_V6ONLY,
-    VP_AVAILABLE, VP_MAXSEG, VP_HDRINCL, VP_CHECKSUM, VP_DEVICE
+    VP_AVAILABLE, VP_MAXSEG, VP_HDRINCL, VP_CHECKSUM, VP_DEVICE,
+    VP_MULTICAST_TTL, VP_MULTICAST_LOOP, VP_MULTICAST_ALL, VP_MULTICAST_IF, VP_MULTICAST_IF6
 };
 
 enum vp_kind { VP_DATAGRAM, VP_STREAM, VP_RAW, VP_PING };

@@ -11,6 +11,7 @@
 
 #include "shim.h"
 #include "lwip/etharp.h"
+#include "lwip/igmp.h"
 #include "lwip/init.h"
 #include "lwip/ip4_frag.h"
 #include "lwip/ip6_frag.h"
@@ -126,6 +127,15 @@ static int mld_needed(void)
     return 0;
 }
 
+static int igmp_needed(void)
+{
+    for (struct netif *netif = netif_list; netif != NULL; netif = netif->next)
+        for (const struct igmp_group *g = netif_igmp_data(netif); g != NULL; g = g->next)
+            if (g->timer > 0)
+                return 1;
+    return 0;
+}
+
 static int always(void)
 {
     return 1;
@@ -153,6 +163,7 @@ static void tcp_timer(void)
 static struct tick ticks[] = {
     {TCP_TMR_INTERVAL, tcp_timer, tcp_needed, 0, 0},
     {MLD6_TMR_INTERVAL, mld6_tmr, mld_needed, 0, 0},
+    {IGMP_TMR_INTERVAL, igmp_tmr, igmp_needed, 0, 0},
     {1000, once_a_second, always, 0, 0},
 };
 

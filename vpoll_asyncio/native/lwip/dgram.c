@@ -75,12 +75,46 @@ int dgram_push(struct sock *s, struct pbuf *p, const ip_addr_t *addr, u16_t port
     return 1;
 }
 
+/* __udp_is_mcast_sock() */
+static int shares(const struct sock *s, const ip_addr_t *addr, u16_t port)
+{
+    const ip_addr_t *local = &s->pcb.udp->local_ip, *dest = ip_current_dest_addr();
+    if (s->device && s->device != netif_get_index(ip_current_input_netif()))
+        return 0;
+    if (!IP_IS_ANY_TYPE_VAL(*local)
+        && (IP_IS_V6(local) != IP_IS_V6(dest)
+            || !(ip_addr_isany(local) || sock_same_ip(local, dest))))
+        return 0;
+    if (s->state == S_CONNECTED
+        && (!sock_same_ip(addr, &s->remote) || (s->remote_port && s->remote_port != port)))
+        return 0;
+    return mcast_hears(s, dest, ip_current_input_netif());
+}
+
+static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *addr,
+                        u16_t port);
+
+/* __udp4_lib_mcast_deliver(): what is sent to many is for each socket that has the port.
+ * lwIP finds one of them. */
+static void fan_out(u16_t local_port, struct pbuf *p, const ip_addr_t *addr, u16_t port)
+{
+    for (struct udp_pcb *pcb = udp_pcbs; pcb != NULL; pcb = pcb->next) {
+        if (pcb->recv != on_datagram || pcb->local_port != local_port
+            || !shares(pcb->recv_arg, addr, port))
+            continue;
+        pbuf_ref(p);
+        dgram_push(pcb->recv_arg, p, addr, port);
+    }
+    pbuf_free(p);
+}
+
 static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *addr,
                         u16_t port)
 {
     struct sock *s = arg;
-    LWIP_UNUSED_ARG(pcb);
-    if (s->state == S_CONNECTED && s->remote_port == 0 && !ip_addr_cmp(addr, &s->remote))
+    if (ip_addr_ismulticast(ip_current_dest_addr()) || nets_is_broadcast(ip_current_dest_addr()))
+        fan_out(pcb->local_port, p, addr, port);
+    else if (s->state == S_CONNECTED && s->remote_port == 0 && !ip_addr_cmp(addr, &s->remote))
         refuse(p);
     else
         dgram_push(s, p, addr, port);
@@ -103,6 +137,7 @@ void dgram_apply(struct sock *s)
     if (pcb == NULL)
         return;
     pcb->ttl = s->ttl;
+    pcb->mcast_ttl = s->mc_ttl;
     pcb->tos = s->tos;
     pcb->netif_idx = s->device;
     if (s->reuse)
@@ -113,6 +148,7 @@ void dgram_apply(struct sock *s)
 
 void dgram_close(struct sock *s)
 {
+    mcast_leave_all(s);
     if (s->pcb.udp != NULL)
         udp_remove(s->pcb.udp);
     s->pcb.udp = NULL;
@@ -251,6 +287,39 @@ int64_t dgram_recv(struct sock *s, char *out, size_t size, int flags, struct vp_
     return result;
 }
 
+/* udp_sendto() knows the socket's choice of an interface not as ip_mc_output() does. */
+static err_t put_out_to_group(struct sock *s, struct pbuf *p, const ip_addr_t *to, u16_t port,
+                              struct netif *netif)
+{
+    struct udp_pcb *pcb = s->pcb.udp;
+    ip_addr_t local, source, group;
+    const ip_addr_t *own;
+    err_t err;
+    ip_addr_copy(local, pcb->local_ip);
+    ip_addr_copy(group, *to);
+    if (IP_IS_V6_VAL(group)) {
+        ip6_addr_clear_zone(ip_2_ip6(&group));
+        ip6_addr_assign_zone(ip_2_ip6(&group), IP6_MULTICAST, netif);
+    }
+    own = &local;
+    if (ip_addr_isany(own) || IP_IS_V6(own) != IP_IS_V6(to) || ip_addr_ismulticast(own)
+        || nets_is_broadcast(own))
+        own = ip_netif_get_local_ip(netif, &group);
+    if (own == NULL)
+        return ERR_RTE;
+    ip_addr_copy(source, *own);
+    /* What goes out through the loopback comes back without another copy. */
+    if (s->mc_loop && netif != nets_loopback())
+        udp_set_flags(pcb, UDP_FLAGS_MULTICAST_LOOP);
+    else
+        udp_clear_flags(pcb, UDP_FLAGS_MULTICAST_LOOP);
+    if (IP_IS_V6_VAL(local) != IP_IS_V6(to))
+        ip_addr_copy(pcb->local_ip, ip_addr_any_type);
+    err = udp_sendto_if_src(pcb, p, &group, port, netif, &source);
+    ip_addr_copy(pcb->local_ip, local);
+    return err;
+}
+
 /* udp_sendto() would send from an interface's own address only; a host with several may
  * send from any of them, through any interface. */
 static err_t put_out(struct sock *s, struct pbuf *p, const ip_addr_t *to, u16_t port,
@@ -260,10 +329,12 @@ static err_t put_out(struct sock *s, struct pbuf *p, const ip_addr_t *to, u16_t 
     const ip_addr_t *source;
     ip_addr_t local;
     err_t err;
+    if (ip_addr_ismulticast(to))
+        return put_out_to_group(s, p, to, port, netif);
     ip_addr_copy(local, pcb->local_ip);
-    if (!s->device && (ip_addr_isany(&local) || ip_addr_ismulticast(to)))
+    if (!s->device && (ip_addr_isany(&local) || ip_addr_ismulticast(&local)))
         return udp_sendto(pcb, p, to, port);
-    if (ip_addr_isany(&local)) {
+    if (ip_addr_isany(&local) || ip_addr_ismulticast(&local)) {
         source = ip_netif_get_local_ip(netif, to);
         return source != NULL ? udp_sendto_if_src(pcb, p, to, port, netif, source) : ERR_RTE;
     }
@@ -304,7 +375,7 @@ int64_t dgram_send(struct sock *s, const char *data, size_t size, const ip_addr_
         return -sock_take_error(s);
     if (s->shut_wr)
         return -EPIPE;
-    if ((result = route_choose(s->device, &s->pcb.udp->local_ip, to, &netif)) < 0)
+    if ((result = mcast_route(s, &s->pcb.udp->local_ip, to, &netif)) < 0)
         return result;
     s->refused_by = 0;
     if (iface_of(netif) != NULL && link_full(iface_of(netif))) {

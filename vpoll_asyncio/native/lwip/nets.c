@@ -156,6 +156,7 @@ static err_t init_loopback(struct netif *netif)
     netif->name[1] = 'o';
     netif->output = loopback_output4;
     netif->output_ip6 = loopback_output6;
+    netif->flags |= NETIF_FLAG_IGMP;
     return ERR_OK;
 }
 
@@ -168,6 +169,7 @@ static err_t init_interface(struct netif *netif)
     netif->linkoutput = link_output;
     netif->output = route_output4;
     netif->output_ip6 = route_output6;
+    netif->flags = NETIF_FLAG_IGMP;
     if (it->ethernet) {
         netif->hwaddr_len = ETH_HWADDR_LEN;
         memcpy(netif->hwaddr, it->mac, ETH_HWADDR_LEN);
@@ -219,6 +221,7 @@ struct netif *nets_add_first(struct iface *it, u32_t index)
 void nets_remove(struct iface *it)
 {
     struct netif *next;
+    mcast_forget(it);
     routes_forget(it);
     for (struct netif *netif = netif_list; netif != NULL; netif = next) {
         next = netif->next;

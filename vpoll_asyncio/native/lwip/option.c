@@ -18,6 +18,11 @@ static int64_t get(struct sock *s, int option)
     case VP_TOS: return s->tos;
     case VP_DEVICE: return s->device;
     case VP_V6ONLY: return s->v6 ? s->v6only : -EOPNOTSUPP;
+    case VP_MULTICAST_TTL: return s->mc_ttl;
+    case VP_MULTICAST_LOOP: return s->mc_loop;
+    case VP_MULTICAST_ALL: return s->mc_all;
+    case VP_MULTICAST_IF: return s->mc_address;
+    case VP_MULTICAST_IF6: return s->v6 ? s->mc_index : -ENOPROTOOPT;
     case VP_HDRINCL: return s->packet == P_RAW ? s->hdrincl : -ENOPROTOOPT;
     case VP_CHECKSUM:
         if (s->packet != P_RAW || !s->v6)
@@ -88,6 +93,17 @@ static int set(struct sock *s, int option, int64_t value)
         if (s->bound)
             return -EINVAL;
         s->v6only = value != 0;
+        break;
+    case VP_MULTICAST_TTL:
+        if (s->stream || !in_range(value, 0, 255))
+            return -EINVAL;
+        s->mc_ttl = (uint8_t)value;
+        break;
+    case VP_MULTICAST_LOOP: s->mc_loop = value != 0; break;
+    case VP_MULTICAST_ALL:
+        if (!in_range(value, 0, 1))
+            return -EINVAL;
+        s->mc_all = (uint8_t)value;
         break;
     case VP_HDRINCL:
         if (s->packet != P_RAW)

@@ -38,6 +38,7 @@ void rawsock_close(struct sock *s)
     while (*at != s)
         at = &(*at)->next_packet;
     *at = s->next_packet;
+    mcast_leave_all(s);
 }
 
 /* ping_get_port() */
@@ -117,24 +118,18 @@ int rawsock_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
     return 0;
 }
 
-static int same(const ip_addr_t *one, const ip_addr_t *other)
-{
-    if (IP_GET_TYPE(one) != IP_GET_TYPE(other))
-        return 0;
-    return IP_IS_V6(one) ? ip6_addr_cmp_zoneless(ip_2_ip6(one), ip_2_ip6(other))
-                         : ip4_addr_cmp(ip_2_ip4(one), ip_2_ip4(other));
-}
-
 static int hears(const struct sock *s, int v6, const ip_addr_t *src, const ip_addr_t *dest)
 {
     if (s->v6 != v6 || s->state == S_DEAD)
         return 0;
     if (s->device && s->device != netif_get_index(ip_current_input_netif()))
         return 0;
-    if (!ip_addr_isany(&s->local) && !same(&s->local, dest))
+    if (!ip_addr_isany(&s->local) && !sock_same_ip(&s->local, dest))
+        return 0;
+    if (!mcast_hears(s, dest, ip_current_input_netif()))
         return 0;
     /* ping_lookup() does not ask who the peer is. */
-    return s->packet == P_PING || s->state != S_CONNECTED || same(&s->remote, src);
+    return s->packet == P_PING || s->state != S_CONNECTED || sock_same_ip(&s->remote, src);
 }
 
 /* Whether a raw socket wants packets of a protocol that lwIP does not have. */
@@ -267,8 +262,8 @@ void rawsock_unreachable(unsigned protocol, const u8_t *inner, const ip_addr_t *
     for (struct sock *s = packets; s != NULL; s = s->next_packet) {
         if (s->state != S_CONNECTED || s->v6 != v6 || s->protocol != protocol
             || (s->packet == P_PING ? !echo || s->local_port != identifier
-                                    : !same(&s->remote, remote))
-            || (!ip_addr_isany(&s->local) && !same(&s->local, local)))
+                                    : !sock_same_ip(&s->remote, remote))
+            || (!ip_addr_isany(&s->local) && !sock_same_ip(&s->local, local)))
             continue;
         s->error = error;
         sock_touch(s, 1);

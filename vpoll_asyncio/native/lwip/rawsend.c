@@ -18,8 +18,7 @@ struct target {
 static int choose_source(const struct sock *s, struct target *t)
 {
     const ip_addr_t *own;
-    u32_t device = t->multicast && s->mc_index ? s->mc_index : s->device;
-    int result = route_choose(device, &s->local, t->to, &t->netif);
+    int result = mcast_route(s, &s->local, t->to, &t->netif);
     if (result < 0)
         return result;
     if (!ip_addr_isany(&s->local) && !ip_addr_ismulticast(&s->local)

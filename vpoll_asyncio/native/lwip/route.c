@@ -199,6 +199,9 @@ static int is_direct(const struct netif *netif, const ip4_addr_t *dest)
 err_t route_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest)
 {
     struct iface *it = iface_of(netif);
+    /* RFC 1122, section 3.2.1.7: a time to live of 0 keeps a multicast on the host. */
+    if (((const u8_t *)p->payload)[8] == 0)
+        return ERR_OK;
     if (!it->ethernet && it->lone)
         return link_send(it, p);
     if (!ip4_addr_ismulticast(dest) && dest->addr != IPADDR_BROADCAST && !is_direct(netif, dest))
@@ -231,6 +234,8 @@ static void cache_hop(struct netif *netif, const ip6_addr_t *dest, const ip6_add
 err_t route_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest)
 {
     const struct route *route;
+    if (((const u8_t *)p->payload)[7] == 0)
+        return ERR_OK;
     if (!(netif->flags & NETIF_FLAG_ETHERNET))
         return link_send(iface_of(netif), p);
     if (!ip6_addr_ismulticast(dest) && !ip6_addr_has_scope(dest, IP6_UNICAST)

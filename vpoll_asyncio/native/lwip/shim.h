@@ -93,6 +93,8 @@ struct sock {
     size_t dg_bytes, rcvbuf, sndbuf;
     struct sock *aq_head, *aq_tail, *aq_next;
     struct sock *next_packet;   /* in the list of raw and ping sockets */
+    struct member *members;     /* the groups that it has joined */
+    uint32_t mc_address;        /* what IP_MULTICAST_IF named, in network order */
     int checksum;               /* IPV6_CHECKSUM: where a raw socket has it, -1 for none */
     uint32_t filter[8];         /* ICMP_FILTER, ICMPV6_FILTER: types that are kept out */
     struct sock *listener;      /* while it waits to be accepted */
@@ -193,6 +195,7 @@ void sock_touch(struct sock *s, int edge);
 struct sock *sock_each(size_t *cursor);
 int sock_dirty(void);
 int sock_collect(uint64_t *handles, uint32_t *masks, int max);
+int sock_same_ip(const ip_addr_t *one, const ip_addr_t *other);
 int sock_check_target(const struct sock *s, const ip_addr_t *ip);
 int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip);
 void sock_from_ip(const struct sock *s, const ip_addr_t *ip, u16_t port, struct vp_addr *addr);
@@ -268,6 +271,13 @@ void rawsock_unreachable(unsigned protocol, const u8_t *inner, const ip_addr_t *
 /* rawsend.c */
 int64_t rawsock_send(struct sock *s, const char *data, size_t size, const ip_addr_t *to,
                      u16_t port);
+
+/* mcast.c */
+void mcast_leave_all(struct sock *s);
+void mcast_forget(const struct iface *it);
+int mcast_route(const struct sock *s, const ip_addr_t *local, const ip_addr_t *to,
+                struct netif **netif);
+int mcast_hears(const struct sock *s, const ip_addr_t *dest, const struct netif *in);
 
 /* icmp.c */
 void icmp_look(const struct pbuf *p, int v6);

@@ -285,13 +285,22 @@ static void any_is_here(const struct sock *s, ip_addr_t *ip)
         ip_2_ip6(ip)->addr[3] = PP_HTONL(1);
 }
 
+int sock_same_ip(const ip_addr_t *one, const ip_addr_t *other)
+{
+    if (IP_GET_TYPE(one) != IP_GET_TYPE(other))
+        return 0;
+    return IP_IS_V6(one) ? ip6_addr_cmp_zoneless(ip_2_ip6(one), ip_2_ip6(other))
+                         : ip4_addr_cmp(ip_2_ip4(one), ip_2_ip4(other));
+}
+
 int sock_check_target(const struct sock *s, const ip_addr_t *ip)
 {
     /* ip6_dst_lookup_tail() */
     if (IP_IS_V6(ip) && at_v4(s))
         return -EAFNOSUPPORT;
     /* ip_mkroute_output(): what has a loopback address does not leave the host. */
-    if (ip_addr_isloopback(&s->local) && !nets_own_address(ip))
+    if (ip_addr_isloopback(&s->local) && !nets_own_address(ip)
+        && !(IP_IS_V4(ip) && ip_addr_ismulticast(ip)))
         return -EINVAL;
     return 0;
 }

@@ -10,6 +10,7 @@ import sys
 from typing import Any, Final
 
 from .addresses import raise_errno
+from .groups import Groups
 
 __all__ = ["LwipOptions"]
 
@@ -17,6 +18,8 @@ _LINGER: Final = struct.Struct("ii")
 
 _IPV6_TCLASS: Final = 67
 _IPV6_HDRINCL: Final = 36
+_IP_MULTICAST_ALL: Final = 49
+_IPV6_MULTICAST_ALL: Final = 29
 _SOL_RAW: Final = 255
 _ICMP_FILTER: Final = 1
 
@@ -33,11 +36,12 @@ class LwipOptions:
     Options that lwIP has no equivalent for raise OSError (ENOPROTOOPT).
     """
 
-    __slots__ = ("_names", "_native")
+    __slots__ = ("_groups", "_names", "_native")
 
     def __init__(self, native: Any) -> None:
         lib = native.lib
         self._native = native
+        self._groups = Groups(native)
         sol, ip, ip6, tcp = (
             socket.SOL_SOCKET,
             socket.IPPROTO_IP,
@@ -63,6 +67,13 @@ class LwipOptions:
             (ip6, socket.IPV6_UNICAST_HOPS): lib.VP_TTL,
             (ip6, _IPV6_TCLASS): lib.VP_TOS,
             (ip6, socket.IPV6_V6ONLY): lib.VP_V6ONLY,
+            (ip, socket.IP_MULTICAST_TTL): lib.VP_MULTICAST_TTL,
+            (ip, socket.IP_MULTICAST_LOOP): lib.VP_MULTICAST_LOOP,
+            (ip, _IP_MULTICAST_ALL): lib.VP_MULTICAST_ALL,
+            (ip6, socket.IPV6_MULTICAST_HOPS): lib.VP_MULTICAST_TTL,
+            (ip6, socket.IPV6_MULTICAST_LOOP): lib.VP_MULTICAST_LOOP,
+            (ip6, _IPV6_MULTICAST_ALL): lib.VP_MULTICAST_ALL,
+            (ip6, socket.IPV6_MULTICAST_IF): lib.VP_MULTICAST_IF6,
             (ip, socket.IP_HDRINCL): lib.VP_HDRINCL,
             (ip6, _IPV6_HDRINCL): lib.VP_HDRINCL,
             (ip6, socket.IPV6_CHECKSUM): lib.VP_CHECKSUM,
@@ -95,6 +106,10 @@ class LwipOptions:
             words = self._native.ffi.new("uint32_t[8]")
             raise_errno(lib.vp_filter(handle, 0, words))
             return bytes(self._native.ffi.buffer(words, size))
+        if (level, name) == (socket.IPPROTO_IP, socket.IP_MULTICAST_IF):
+            address: int = lib.vp_getopt(handle, lib.VP_MULTICAST_IF)
+            raise_errno(address)
+            return address.to_bytes(4, sys.byteorder)
         option = self._option(level, name)
         value: int = lib.vp_getopt(handle, option)
         if option == lib.VP_LINGER:
@@ -114,21 +129,31 @@ class LwipOptions:
             self._native.ffi.buffer(words, size)[:] = _filter(value, size)
             raise_errno(lib.vp_filter(handle, 1, words))
             return
+        if self._groups.set(handle, level, name, value):
+            return
         option = self._option(level, name)
-        number = _linger(value) if option == lib.VP_LINGER else _as_int(value)
+        number = (
+            _linger(value)
+            if option == lib.VP_LINGER
+            else _as_int(value, level == socket.IPPROTO_IP)
+        )
         if option in (lib.VP_TTL, lib.VP_TOS) and number == -1:
             # ip(7): back to the default.
             number = 64 if option == lib.VP_TTL else 0
+        if option == lib.VP_MULTICAST_TTL and number == -1:
+            number = 1
         result: int = lib.vp_setopt(handle, option, number)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
 
 
-def _as_int(value: int | bytes) -> int:
+def _as_int(value: int | bytes, short: bool) -> int:
     if isinstance(value, int):
         return value
     if len(value) < 4:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if not short or not value:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return value[0]
     return int(struct.unpack_from("i", value)[0])
 
 
