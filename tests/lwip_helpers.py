@@ -53,6 +53,8 @@ class Peer:
             wanted = str(ipaddress.ip_address(received[38:42]))
             asker = str(ipaddress.ip_address(received[28:32]))
             return ethernet(arp(2, wanted, asker), 0x0806) if wanted != asker else None
+        if len(received) < 78:
+            return None
         if received[12:14] == b"\x86\xdd" and received[20] == 58 and received[54] == 135:
             wanted = str(ipaddress.ip_address(received[62:78]))
             asker = str(ipaddress.ip_address(received[22:38]))

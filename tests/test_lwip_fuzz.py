@@ -96,3 +96,15 @@ def test_mended_frames_have_right_lengths_and_checksums(six: bool) -> None:
         wrong[-1] ^= 1
         assert mended(fitted(wrong)) == made
         assert six or checksum(made[14:34]) == 0
+
+
+PACKETS = 100_000 if LONG else 6_000
+"""For each of two seeds."""
+
+
+@needs_lwip
+@pytest.mark.parametrize("seed", [1, 2])
+def test_packets_of_all_kinds_meet_raw_ping_and_multicast_sockets(seed: int) -> None:
+    with Program("fuzz_lwip_packets.py", str(seed), str(PACKETS)) as program:
+        program.wait_for("done ")
+        assert program.wait() == (0, "")

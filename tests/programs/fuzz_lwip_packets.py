@@ -16,8 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lwip_frames import PEER_MAC, ethernet, icmp, ipv4, ipv6, packed, udp, with_checksum
-from lwip_fuzz import checksum
+from lwip_frames import PEER_MAC, checksum, ethernet, icmp, ipv4, ipv6, packed, udp, with_checksum
 from lwip_helpers import HOST4, HOST6, PEER4, PEER6, Peer, lwip_on_wire
 
 GROUPS4 = ("224.0.0.1", "239.1.2.3", "239.255.255.250")
