@@ -207,6 +207,22 @@ def test_servers_that_are_silent_are_a_temporary_failure(call: Call, net: Net) -
     assert len(server.asked) == 3
 
 
+@pytest.mark.parametrize("call", WAYS[:1] + WAYS[3:4], indirect=True)
+def test_a_question_that_is_lost_is_sent_again_after_a_second(call: Call, net: Net) -> None:
+    lost: set[int] = set()
+
+    def hook(query: dns.message.Message, answer: bytes, tcp: bool) -> list[bytes] | None:
+        if query.id in lost:
+            return None
+        lost.add(query.id)
+        return []
+
+    server = net.serve(hook=hook)
+    client = net.client(dns_options="timeout:30 attempts:1")
+    assert lookup(call, client, "four.lab.example", socket.AF_INET) == ["10.0.0.4"]
+    assert len(server.asked) == 2
+
+
 def test_no_server_at_all_is_a_temporary_failure(call: Call, net: Net) -> None:
     assert failure(call, net.client(dns=(), domain="lab.example"), "www") == socket.EAI_AGAIN
 

@@ -33,6 +33,9 @@ _LONGEST: Final = 65535
 # RFC 6335: dynamic ports.  Stacks hand them out in order, which can be guessed.
 _PORTS: Final = range(49152, 65536)
 _PORT_TRIES: Final = 8
+# RFC 8085, 3.1.1.  Sooner than resolv.conf(5)'s time-out: a stack that asks for the
+# server's hardware address keeps few of the datagrams that wait for it.
+_AGAIN: Final = 1.0
 
 
 async def exchange(
@@ -47,6 +50,8 @@ async def exchange(
     """Ask `server` all of `queries` at once; return what it has answered.
 
     timeout -- seconds for all answers; those to be had by TCP have as long again
+
+    By UDP a question is sent a second time when a second has passed.
 
     Raises OSError when the server cannot be asked at all: ECONNREFUSED, ENETUNREACH …
     """
@@ -96,6 +101,13 @@ def _bind(sock: socket.socket, family: int) -> None:
                 raise
 
 
+async def _send(
+    waits: Waits, sock: socket.socket, queries: Sequence[Query], deadline: float
+) -> None:
+    for query in queries:
+        await _attempt(waits, sock, OUT, deadline, functools.partial(sock.send, query.wire))
+
+
 async def _by_udp(
     stack: Stack, waits: Waits, server: str, queries: Sequence[Query], deadline: float
 ) -> dict[Query, Reply]:
@@ -106,12 +118,19 @@ async def _by_udp(
         _bind(sock, family)
         sock.connect(address)
         try:
-            for query in queries:
-                send = functools.partial(sock.send, query.wire)
-                await _attempt(waits, sock, OUT, deadline, send)
+            again = min(deadline, time.monotonic() + _AGAIN)
+            await _send(waits, sock, queries, deadline)
             while len(found) < len(queries):
                 # Whatever arrives, loops get their turn and the time ends.
-                await waits.ready(sock, IN, deadline)
+                try:
+                    await waits.ready(sock, IN, again)
+                except TimeoutError:
+                    if again == deadline:
+                        raise
+                    again = deadline
+                    left = [query for query in queries if query not in found]
+                    await _send(waits, sock, left, deadline)
+                    continue
                 wire = await _attempt(waits, sock, IN, deadline, lambda: sock.recv(_LONGEST))
                 for query in queries:
                     if query not in found and (reply := read_reply(query, wire)) is not None:
