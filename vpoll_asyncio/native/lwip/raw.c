@@ -153,13 +153,15 @@ static int filtered(const struct sock *s, unsigned type)
  * in but hop-by-hop options, and lwIP has put fragments together. */
 static unsigned transport(const struct pbuf *p, int v6, u16_t *at)
 {
+    /* Not ip6_current_header(), which is the first fragment's. */
+    const u8_t *header = p->payload;
     unsigned next;
     if (!v6) {
-        *at = IPH_HL_BYTES(ip4_current_header());
-        return IPH_PROTO(ip4_current_header());
+        *at = (u16_t)((header[0] & 15) * 4);
+        return header[9];
     }
     *at = IP6_HLEN;
-    next = IP6H_NEXTH(ip6_current_header());
+    next = header[6];
     while (next == 0 || next == 43 || next == 44 || next == 60) {
         u8_t head[2];
         if (pbuf_copy_partial(p, head, 2, *at) != 2)
