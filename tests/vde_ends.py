@@ -70,9 +70,9 @@ def pumped(link: Link) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def vde_switch(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def vde_switch(path: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(
-        ["vde_switch", "-s", str(path)],
+        ["vde_switch", "-s", str(path), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
