@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -35,11 +36,32 @@ def rows(printed: str) -> dict[str, dict[str, tuple[str, str]]]:
 def test_info_lists_what_the_library_knows(capsys: Printed) -> None:
     assert cli.main(["info"]) == 0
     tables = rows(capsys.readouterr().out)
-    assert list(tables) == ["Backends", "Stacks", "Links", "Accelerator", "Loops"]
+    assert list(tables) == [
+        "Backends",
+        "Stacks",
+        "Links",
+        "Accelerator",
+        "Names",
+        "Loops",
+    ]
     assert list(tables["Backends"]) == [info.name for info in backends()]
     assert list(tables["Stacks"]) == [info.name for info in stacks.available()]
     assert list(tables["Links"]) == [info.name for info in links.available()]
     assert list(tables["Loops"]) == ["asyncio", "uvloop"]
+
+
+def test_info_says_what_looks_names_up(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+    cli.main(["info"])
+    assert rows(capsys.readouterr().out)["Names"] == {"dnspython": ("yes", "dnspython 9.9")}
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    cli.main(["info"])
+    table = rows(capsys.readouterr().out)["Names"]
+    assert table == {"dnspython": ("no", "pip install vpoll-asyncio[dns]")}
 
 
 def test_info_says_what_is_missing(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,6 +423,33 @@ def test_transports_take_names(factory: LoopFactory, net: Net) -> None:
         runner.run(main())
 
 
+@pytest.mark.parametrize("factory", LOOPS)
+def test_a_datagram_transport_waits_for_names(factory: LoopFactory, net: Net) -> None:
+    server, client = net.serve(), net.client()
+    errors: list[Exception] = []
+
+    class Sender(asyncio.DatagramProtocol):
+        def error_received(self, exc: Exception) -> None:
+            errors.append(exc)
+
+    async def main(receiver: socket.socket) -> None:
+        transport, _ = await va.create_datagram_endpoint(Sender, (CLIENT, 0), stack=client)
+        for name in ("www.lab.example", "nowhere.lab.example"):
+            transport.sendto(b"hello", (name, 80))
+            assert (name, "A", "udp") in server.asked
+        assert receiver.recv(10) == b"hello"
+        [error] = errors
+        assert isinstance(error, socket.gaierror)
+        assert error.errno == socket.EAI_NONAME
+        transport.close()
+
+    with net.client(ip="10.0.0.80/24").socket(type=socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("10.0.0.80", 80))
+        receiver.setblocking(False)
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(main(receiver))
+
+
 @pytest.mark.parametrize(
     "loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.needs("uvloop"))]
 )

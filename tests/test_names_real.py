@@ -306,7 +306,7 @@ def test_many_look_ups_at_once(opened: Call, factory: LoopFactory) -> None:
     client = opened()
 
     async def main() -> list[Any]:
-        # lwIP keeps three datagrams for a neighbour whose hardware address it does not know.
+        # lwIP keeps ten datagrams for a neighbour whose hardware address it does not know.
         await client.aresolve("four.lab.example", socket.AF_INET)
         names = ["four.lab.example", "ns.lab.example", "alias.lab.example", "big.lab.example"] * 10
         return await asyncio.gather(

@@ -146,6 +146,17 @@ def _info() -> int:
     )
     _table("Links: vnl=SCHEME://...", _rows(links.available()))
     _table("Accelerator: events and memory streams in C", [("hot", *_accelerator())])
+    dnspython = _distribution("dnspython")
+    _table(
+        "Names: open_stack(..., dns=ADDRESS)",
+        [
+            (
+                "dnspython",
+                "yes" if dnspython else "no",
+                f"dnspython {dnspython}" if dnspython else "pip install vpoll-asyncio[dns]",
+            )
+        ],
+    )
     uvloop = _distribution("uvloop")
     _table(
         'Loops: run(..., loop="NAME")',

@@ -91,8 +91,10 @@ class DatagramTransport(SocketTransport, asyncio.DatagramTransport):
     def sendto(self, data: bytes | bytearray | memoryview[Any], addr: Any = None) -> None:
         """Send the datagram `data`, an empty one too, to `addr` or the transport's peer.
 
-        Raises TypeError for what is not bytes-like and ValueError for an address other
-        than the transport's own.
+        A name in `addr` is looked up by the socket's stack, and as with asyncio's own
+        transport the loop waits for that; what fails is told to `error_received`.  Raises
+        TypeError for what is not bytes-like and ValueError for an address other than the
+        transport's own.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(
