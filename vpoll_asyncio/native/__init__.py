@@ -95,6 +95,7 @@ HELPERS: dict[str, Helper] = {
                 "isn.c",
                 "chksum.c",
                 "sock.c",
+                "scope.c",
                 "option.c",
                 "stream.c",
                 "passive.c",

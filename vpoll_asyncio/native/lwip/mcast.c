@@ -174,7 +174,7 @@ int mcast_route(const struct sock *s, const ip_addr_t *local, const ip_addr_t *t
 {
     unsigned index = s->mc_index ? s->mc_index : s->device;
     if (!ip_addr_ismulticast(to))
-        return route_choose(s->device, local, to, netif);
+        return route_choose(scope_device(s, to), local, to, netif);
     *netif = NULL;
     if (index)
         *netif = nets_by_index(index);

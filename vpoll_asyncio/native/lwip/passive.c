@@ -55,6 +55,16 @@ static int in_use(const struct sock *s, const ip_addr_t *ip, u16_t port)
     return 0;
 }
 
+/* tcp_bind() knows nothing of interfaces: it does not see the port of those that are bound to
+ * another one meanwhile.  What is in the lists has a port. */
+static void change_ports(const struct sock *s, u16_t from, u16_t to)
+{
+    for (size_t i = 0; i < 4; i++)
+        for (struct tcp_pcb *pcb = *tcp_pcb_lists[i]; pcb != NULL; pcb = pcb->next)
+            if (pcb->local_port == from && apart(s->device, pcb->netif_idx))
+                pcb->local_port = to;
+}
+
 int stream_bind(struct sock *s, const ip_addr_t *ip, u16_t port)
 {
     err_t err;
@@ -66,7 +76,11 @@ int stream_bind(struct sock *s, const ip_addr_t *ip, u16_t port)
         return -EADDRINUSE;
     /* The check was ours: lwIP knows less about address families. */
     ip_set_option(s->pcb.tcp, SOF_REUSEADDR);
+    if (port)
+        change_ports(s, port, 0);
     err = tcp_bind(s->pcb.tcp, ip, port);
+    if (port)
+        change_ports(s, 0, port);
     stream_apply(s);
     if (err != ERR_OK)
         return err == ERR_BUF ? -EADDRINUSE : -errno_of(err);

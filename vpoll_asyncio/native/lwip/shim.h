@@ -159,6 +159,12 @@ int nets_own_address(const ip_addr_t *addr);
 int nets_is_broadcast(const ip_addr_t *addr);
 int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote, u32_t device);
 
+/* scope.c */
+struct netif *scope_find(const struct sock *s, const ip6_addr_t *ip, u32_t scope);
+void scope_keep(struct sock *s, const ip_addr_t *ip);
+int scope_is_left(const struct sock *s, const ip_addr_t *ip);
+u32_t scope_device(const struct sock *s, const ip_addr_t *to);
+
 /* route.c */
 void route_address(const struct vp_addr *addr, ip_addr_t *ip);
 void routes_clear(void);

@@ -204,15 +204,6 @@ int vp_collect(uint64_t *handles, uint32_t *masks, int max)
 
 static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-/* What a scope that is left out means: of a link-local host the one interface there is, and
- * of a group the first, as in the kernel's table of routes. */
-static struct netif *nets_of_scope(const ip6_addr_t *ip)
-{
-    if (ip6_addr_ismulticast(ip))
-        return nets_first();
-    return ifaces_only() != NULL ? ifaces_only()->first : NULL;
-}
-
 /* The address as the protocol blocks want it; a mapped one becomes IPv4. */
 int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip)
 {
@@ -238,13 +229,9 @@ int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip)
     IP_SET_TYPE_VAL(*ip, IPADDR_TYPE_V6);
     memcpy(ip_2_ip6(ip)->addr, addr->ip, 16);
     if (ip6_addr_has_scope(ip_2_ip6(ip), IP6_UNKNOWN)) {
-        u32_t scope = addr->scope ? addr->scope : s->device;
-        struct netif *netif = scope ? nets_by_index(scope) : nets_of_scope(ip_2_ip6(ip));
-        /* tcp_v6_connect(), __inet6_bind() */
-        if (s->device && scope != s->device)
-            return -EINVAL;
+        struct netif *netif = scope_find(s, ip_2_ip6(ip), addr->scope);
         if (netif == NULL)
-            return scope ? -ENODEV : -EINVAL;
+            return addr->scope ? -ENODEV : -EINVAL;
         ip6_addr_assign_zone(ip_2_ip6(ip), IP6_UNKNOWN, netif);
     }
     return 0;
@@ -390,6 +377,8 @@ int vp_bind(uint64_t handle, const struct vp_addr *addr)
             /* __inet6_bind(): who has an IPv6 address speaks no IPv4. */
             if (result == 0 && native)
                 s->v6only = 1;
+            if (result == 0)
+                scope_keep(s, &ip);
         } else if (result == -ENETUNREACH) {
             result = -EINVAL;
         }
@@ -438,12 +427,16 @@ int vp_connect(uint64_t handle, const struct vp_addr *addr)
         result = autobind(s);
         if (result == 0 && (result = sock_to_ip(s, addr, &ip)) == 0) {
             any_is_here(s, &ip);
-            if (s->stream)
+            if (scope_is_left(s, &ip))
+                result = -EINVAL;
+            else if (s->stream)
                 result = stream_connect(s, &ip, (u16_t)addr->port);
             else if (s->packet)
                 result = rawsock_connect(s, &ip, (u16_t)addr->port);
             else
                 result = dgram_connect(s, &ip, (u16_t)addr->port);
+            if (result == 0 || result == -EINPROGRESS)
+                scope_keep(s, &ip);
         }
     })
 }
