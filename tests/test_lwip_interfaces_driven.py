@@ -219,6 +219,34 @@ def test_a_loop_lets_go_of_a_link_before_it_is_closed(run: Run) -> None:
         run(main())
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_loop_that_never_runs_again_keeps_no_link_open(closed: bool) -> None:
+    with star(PAIRS["descriptor"], 2) as made:
+        loop = asyncio.new_event_loop()
+        descriptor = made.stack.interfaces[1].link.pollable
+        running, go_on = threading.Event(), threading.Event()
+
+        def busy() -> None:
+            running.set()
+            assert go_on.wait(SECONDS)
+            loop.stop()
+
+        made.stack.attach(loop)
+        loop.call_soon(busy)
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        assert running.wait(SECONDS)
+        # The loop cannot let go of it now, and stops before it could.
+        made.stack.del_interface("spoke1")
+        go_on.set()
+        thread.join(SECONDS)
+        if closed:
+            loop.close()
+        made.stack.detach(loop)
+        assert not os.path.exists(f"/proc/self/fd/{descriptor}")
+        loop.close()
+
+
 @pytest.mark.parametrize("broken", [0, 1])
 @pytest.mark.parametrize("kind", ["descriptor", "descriptor through Python"])
 def test_a_broken_link_leaves_the_others_at_work(

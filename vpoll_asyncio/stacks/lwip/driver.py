@@ -52,6 +52,8 @@ class _Watched(Generic[P]):
     def __init__(self, port: P) -> None:
         self.port = port
         self.watch: Watch | None = None
+        self.begun = False
+        """Whether the loop has got round to watching it."""
         self.writing = False
         """Whether the link is to be watched for being writable."""
 
@@ -88,6 +90,7 @@ class LoopDriver(Generic[P]):
         """Whether a link is watched for being writable."""
         self._closed = False
         self._links: dict[P, _Watched[P]] = {}
+        self._leaving: list[Callable[[], None]] = []
 
     def add(self, port: P) -> None:
         """Watch the link of `port`."""
@@ -105,6 +108,7 @@ class LoopDriver(Generic[P]):
                 self._turn(port if mask & (IN | ERR | HUP) else False)
 
             watched.watch = Watch(self.loop, pollable, IN, on_event)
+            self._begin(watched)
             return
 
         def on_readable() -> None:
@@ -120,18 +124,31 @@ class LoopDriver(Generic[P]):
                 relay.run()
 
         self.loop.add_reader(pollable, self._reader(port, self._relay) or on_readable)
+        self._begin(watched)
+
+    def _begin(self, watched: _Watched[P]) -> None:
+        watched.begun = True
+        if watched.writing:
+            self._set_writer(watched)
 
     def remove(self, port: P, then: Callable[[], object] = lambda: None) -> None:
         """Watch the link of `port` no more; call `then` once the loop has let go of it."""
         watched = self._links.pop(port, None)
 
         def let_go() -> None:
-            if watched is not None:
-                self._unwatch(watched)
-            then()
+            # A loop that is stopped may never get round to it; then `close` does it.
+            if let_go in self._leaving:
+                self._leaving.remove(let_go)
+                if watched is not None:
+                    self._unwatch(watched)
+                then()
 
+        self._leaving.append(let_go)
+        self._leave(let_go)
+
+    def _leave(self, let_go: Callable[[], None]) -> None:
         if self.loop.is_closed():
-            then()
+            let_go()
         else:
             self._in_loop(let_go)
 
@@ -197,7 +214,7 @@ class LoopDriver(Generic[P]):
 
     def _set_writer(self, watched: _Watched[P]) -> None:
         port = watched.port
-        if self._closed or self._links.get(port) is not watched:
+        if self._closed or self._links.get(port) is not watched or not watched.begun:
             return
         if watched.watch is not None:
             watched.watch.set_interest(IN | OUT if watched.writing else IN)
@@ -211,7 +228,7 @@ class LoopDriver(Generic[P]):
         self.remove(port)
 
     def _unwatch(self, watched: _Watched[P]) -> None:
-        if self.loop.is_closed():
+        if self.loop.is_closed() or not watched.begun:
             return
         if watched.watch is not None:
             watched.watch.cancel()
@@ -234,6 +251,8 @@ class LoopDriver(Generic[P]):
         """Take everything off the loop.  In the loop's thread, or when it does not run."""
         self._closed = True
         timer, self._timer = self._timer, None
+        for let_go in tuple(self._leaving):
+            self._leave(let_go)
         if self.loop.is_closed():
             return
         if timer is not None:
