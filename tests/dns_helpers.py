@@ -68,7 +68,7 @@ class NameServer:
     """Answers from a zone in threads of its own until closed.
 
     stack -- whose sockets it has
-    address -- where it listens, port 53
+    address, port -- where it listens
     hook -- given (query, answer, over TCP), returns the datagrams to send instead, None
         for the answer itself
 
@@ -76,7 +76,13 @@ class NameServer:
     """
 
     def __init__(
-        self, stack: Stack, address: str, *, zone: str = ZONE, hook: Hook | None = None
+        self,
+        stack: Stack,
+        address: str,
+        *,
+        port: int = 53,
+        zone: str = ZONE,
+        hook: Hook | None = None,
     ) -> None:
         self.records = read_zone(zone)
         self.hook = hook
@@ -86,8 +92,8 @@ class NameServer:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._datagrams = stack.socket(family, socket.SOCK_DGRAM)
         self._listener = stack.socket(family, socket.SOCK_STREAM)
-        self._datagrams.bind((address, 53))
-        self._listener.bind((address, 53))
+        self._datagrams.bind((address, port))
+        self._listener.bind((address, port))
         self._listener.listen()
         self._closed = False
         self._threads = [
@@ -199,8 +205,9 @@ class Net:
             open_stack("memory", vnl=self.vnl, ip=[f"{SERVER}/24", f"{BACKUP}/24", "fd00::53/64"])
         )
 
-    def serve(self, address: str = SERVER, hook: Hook | None = None) -> NameServer:
-        return self._open.enter_context(NameServer(self.infrastructure, address, hook=hook))
+    def serve(self, address: str = SERVER, hook: Hook | None = None, port: int = 53) -> NameServer:
+        server = NameServer(self.infrastructure, address, port=port, hook=hook)
+        return self._open.enter_context(server)
 
     def client(self, **options: Any) -> Stack:
         """Open a host; short time-outs, since what is lost here is lost on purpose."""

@@ -32,10 +32,13 @@ RECORDS = (
 
 
 @contextlib.contextmanager
-def dnsmasq(stack: VdeStack, *records: str) -> Iterator[Command]:
-    """Run dnsmasq on every address of `stack`; its output names each question that it got."""
-    enter = ["nsenter", "-t", str(stack.helper), "-n"]
-    if os.geteuid():
+def dnsmasq(stack: VdeStack | None, *records: str) -> Iterator[Command]:
+    """Run dnsmasq on every address of `stack`; its output names each question that it got.
+
+    Without a stack it is on the host, and `records` say where.
+    """
+    enter = [] if stack is None else ["nsenter", "-t", str(stack.helper), "-n"]
+    if stack is not None and os.geteuid():
         enter += ["-U", "--preserve-credentials"]
     options = ("-d", "-C/dev/null", "-R", "-h", "-q", "--log-facility=-", "--cache-size=0")
     with Command([*enter, "dnsmasq", *options, *records], merge=True) as server:

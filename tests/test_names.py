@@ -152,6 +152,14 @@ def test_a_server_is_asked_over_ipv6(call: Call, net: Net) -> None:
     assert lookup(call, net.client(dns="fd00::53"), "four.lab.example") == ["10.0.0.4"]
 
 
+@pytest.mark.parametrize("dns", [f"{SERVER}:5353", "[fd00::53]:5353"])
+def test_a_server_may_have_another_port(call: Call, net: Net, dns: str) -> None:
+    net.serve(dns.rpartition(":")[0].strip("[]"), port=5353)
+    client = net.client(dns=dns)
+    assert lookup(call, client, "four.lab.example") == ["10.0.0.4"]
+    assert len(lookup(call, client, "big.lab.example", socket.AF_INET)) == 100
+
+
 def test_an_answer_that_is_too_long_is_had_by_tcp(call: Call, net: Net) -> None:
     server = net.serve()
     found = lookup(call, net.client(), "big.lab.example", socket.AF_INET)
@@ -550,6 +558,12 @@ def test_a_flood_of_junk_ends_at_the_timeout(call: Call, net: Net) -> None:
     ("options", "text"),
     [
         ({"dns": "nameserver"}, "dns='nameserver': expected the address"),
+        ({"dns": "10.0.0.53:dns"}, "expected the address"),
+        ({"dns": "10.0.0.53:0"}, "expected the address"),
+        ({"dns": "10.0.0.53:65536"}, "expected the address"),
+        ({"dns": "[10.0.0.53]:53"}, "expected the address"),
+        ({"dns": "[fd00::53]"}, "expected the address"),
+        ({"dns": "[::]:53"}, "expected the address of a host"),
         ({"dns": "224.0.0.1"}, "expected the address of a host"),
         ({"domain": "a..b"}, "expected the name of a domain"),
         ({"dns_options": "rotate"}, "expected ndots:n, timeout:n"),

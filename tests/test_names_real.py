@@ -18,7 +18,7 @@ import pytest
 
 import vpoll_asyncio as va
 from dnsmasq import ADDRESSES, BIG, RECORDS, asked, dnsmasq
-from processes import Command
+from processes import Command, free_port
 from run_helpers import run
 from transport_helpers import LOOPS, LoopFactory
 from vpoll_asyncio.stacks import Stack, open_stack
@@ -316,6 +316,19 @@ def test_many_look_ups_at_once(opened: Call, factory: LoopFactory) -> None:
     with asyncio.Runner(loop_factory=factory) as runner:
         found = runner.run(main())
     assert [len(infos) for infos in found] == [1, 1, 1, len(BIG)] * 10
+
+
+@pytest.mark.needs("lwip", "slirp")
+def test_a_server_of_the_host_is_asked_through_slirp(call: Call) -> None:
+    port = free_port("udp")
+    where = ("--listen-address=127.0.0.1", "--bind-interfaces", f"--port={port}")
+    options = {"vnl": "slirp://", "ip": "10.0.2.15/24", "gw": "10.0.2.2"}
+    with (
+        dnsmasq(None, *RECORDS, *where),
+        open_stack("lwip", **options, dns=f"10.0.2.2:{port}", dns_options="timeout:20") as client,
+    ):
+        assert lookup(call, client, "four.lab.example", socket.AF_INET) == ["10.9.0.4"]
+        assert len(lookup(call, client, "big.lab.example", socket.AF_INET)) == len(BIG)
 
 
 @pytest.mark.needs("vde", "lwip")

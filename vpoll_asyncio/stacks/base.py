@@ -134,7 +134,8 @@ class Stack(abc.ABC):
     def set_dns(self, servers: str | Iterable[str], domain: str | Iterable[str] = ()) -> None:
         """Ask the name servers `servers` from the next look-up on, and search in `domain`.
 
-        servers -- numeric addresses, one or several; none: nobody is asked (EAI_AGAIN)
+        servers -- numeric addresses, one or several, with a port where it is not 53
+            (``"10.0.2.2:5353"``, ``"[fd00::3]:5353"``); none: nobody is asked (EAI_AGAIN)
         domain -- the domains of the search list, one or several
 
         Both take the place of what was given before; the other options stay.  Raises

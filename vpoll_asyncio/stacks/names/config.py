@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["ResolvConf", "parse_domains", "parse_options", "parse_servers"]
+__all__ = ["ResolvConf", "parse_domains", "parse_options", "parse_servers", "split_server"]
 
+_PORT: Final = 53
+_WITH_PORT: Final = re.compile(
+    r"(?:\[(?P<six>[^]]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII
+)
 _MAX_NDOTS: Final = 15
 _MAX_TIMEOUT: Final = 30.0
 _MAX_ATTEMPTS: Final = 5
@@ -18,7 +23,7 @@ class ResolvConf(NamedTuple):
     """Whom to ask, for what, and how often; the defaults are those of resolv.conf(5)."""
 
     servers: tuple[str, ...] = ()
-    """Addresses of name servers, asked in this order."""
+    """Name servers, asked in this order, as `split_server` takes them."""
     search: tuple[str, ...] = ()
     """Domains that are appended to names."""
     ndots: int = 1
@@ -35,6 +40,23 @@ def _several(value: str | Iterable[str]) -> list[str]:
     return value.split() if isinstance(value, str) else [str(item) for item in value]
 
 
+def split_server(text: str) -> tuple[str, int]:
+    """Return the address and the port of a name server, 53 unless told.
+
+    text -- ``10.0.2.3``, ``10.0.2.3:5353``, ``fd00::3`` or ``[fd00::3]:5353``
+
+    Raises ValueError for anything else.
+    """
+    address, port = text, _PORT
+    found = _WITH_PORT.fullmatch(text)
+    if found is not None:
+        address, port = found["six"] or found["four"], int(found["port"])
+    parsed = ipaddress.ip_address(address)
+    if not 0 < port < 65536 or (found is not None and bool(found["six"]) != (parsed.version == 6)):
+        raise ValueError(f"{text!r} is no address with a port")
+    return address, port
+
+
 def parse_servers(dns: str | Iterable[str]) -> tuple[str, ...]:
     """Return the addresses that the option `dns` lists: one, several, or some with spaces between.
 
@@ -43,10 +65,11 @@ def parse_servers(dns: str | Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for text in _several(dns):
         try:
-            address = ipaddress.ip_address(text)
+            address = ipaddress.ip_address(split_server(text)[0])
         except ValueError:
             raise ValueError(
-                f"dns={text!r}: expected the address of a name server, as 10.0.2.3"
+                f"dns={text!r}: expected the address of a name server, as 10.0.2.3, or with "
+                "its port 10.0.2.3:5353, [fd00::3]:5353"
             ) from None
         if address.is_multicast or address.is_unspecified:
             raise ValueError(f"dns={text!r}: expected the address of a host")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...events import ERR, HUP, IN, OUT
+from .config import split_server
 from .messages import Query, Reply, read_reply
 from .waits import Waits
 
@@ -28,7 +29,6 @@ __all__ = ["exchange"]
 
 _Result = TypeVar("_Result")
 
-_PORT: Final = 53
 _LONGEST: Final = 65535
 # RFC 6335: dynamic ports.  Stacks hand them out in order, which can be guessed.
 _PORTS: Final = range(49152, 65536)
@@ -49,6 +49,7 @@ async def exchange(
 ) -> dict[Query, Reply]:
     """Ask `server` all of `queries` at once; return what it has answered.
 
+    server -- as `split_server` takes it
     timeout -- seconds for all answers; those to be had by TCP have as long again
 
     By UDP a question is sent a second time when a second has passed.
@@ -69,9 +70,9 @@ async def exchange(
 
 
 def _address(stack: Stack, server: str, kind: int) -> tuple[int, Any]:
-    family, _, _, _, address = stack.getaddrinfo(server, _PORT, 0, kind, 0, socket.AI_NUMERICHOST)[
-        0
-    ]
+    host, port = split_server(server)
+    infos = stack.getaddrinfo(host, port, 0, kind, 0, socket.AI_NUMERICHOST)
+    family, _, _, _, address = infos[0]
     return family, address
 
 

@@ -38,7 +38,8 @@ class Resolver:
 
     Parameters:
     stack -- whose sockets carry the questions
-    dns -- addresses of name servers, one or several
+    dns -- addresses of name servers, one or several: ``10.0.2.3``, ``fd00::3``, with a port
+        ``10.0.2.3:5353``, ``[fd00::3]:5353``
     domain -- the domains of the search list, one or several
     options -- as the line ``options`` of resolv.conf(5): ``ndots:n timeout:n attempts:n use-vc``
 
