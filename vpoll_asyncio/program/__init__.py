@@ -49,7 +49,7 @@ def _prepared(options: Options) -> Iterator[None]:
         # Before `install`: uvloop takes the kernel's names from the socket module.
         steps.enter_context(loops_made_ours(options.loop))
         steps.enter_context(masks_traced(options.trace))
-        stacks = steps.enter_context(stacks_opened(options.stacks, options.pcap))
+        stacks = steps.enter_context(stacks_opened(options.stacks, options.pcap, options.drain))
         steps.enter_context(install())
         steps.enter_context(children_placed(options.children, stacks[0]))
         yield

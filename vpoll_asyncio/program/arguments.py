@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -13,6 +14,7 @@ from .target import Target
 
 __all__ = ["Options", "parse"]
 
+_DRAIN: Final = 2.0
 _STACK: Final = "VPOLL_STACK"
 
 _EPILOG: Final = """\
@@ -33,6 +35,8 @@ class Options(NamedTuple):
     pcap: str | None
     trace: str | None
     children: str | None
+    drain: float
+    """Seconds that the stacks get at the end to deliver what was sent."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +79,25 @@ def _parser() -> argparse.ArgumentParser:
         help="the network of processes that the program starts: the stack's, none for those in "
         "Python, or the host's; without it, the stack's for vdestack, else none",
     )
+    parser.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        type=_seconds,
+        default=_DRAIN,
+        help="how long data that was sent may take to arrive once the program has ended "
+        f"(default: {_DRAIN:g}; 0 drops it)",
+    )
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, 0 or more")
+    return seconds
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], Target | None]:
@@ -113,5 +135,12 @@ def parse(argv: Sequence[str]) -> Options:
     if not stacks:
         parser.error(f"expected --stack CONFIG (or {_STACK} in the environment)")
     return Options(
-        target, stacks, given.loop, given.backend, given.pcap, given.trace, given.children
+        target,
+        stacks,
+        given.loop,
+        given.backend,
+        given.pcap,
+        given.trace,
+        given.children,
+        given.drain,
     )

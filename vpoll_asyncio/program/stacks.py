@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -65,12 +67,23 @@ def _open(config: _Config, pcap: str | None = None) -> Stack:
         raise
 
 
+def _drain(stacks: Sequence[Stack], seconds: float, opener: int) -> None:
+    if seconds <= 0 or os.getpid() != opener:
+        return
+    deadline = time.monotonic() + seconds
+    for stack in stacks:
+        stack.drain(max(0, deadline - time.monotonic()))
+
+
 @contextlib.contextmanager
-def stacks_opened(configs: Sequence[str], pcap: str | None = None) -> Iterator[list[Stack]]:
+def stacks_opened(
+    configs: Sequence[str], pcap: str | None = None, drain: float = 0
+) -> Iterator[list[Stack]]:
     """Open the stacks of `configs`, the first of which becomes the process's default.
 
     configs -- as for `open_stack`, with ``name=LABEL`` for `stack_named`
     pcap -- a file in which the frames of the first one's link are recorded
+    drain -- seconds that they get at the end, together, to deliver what was sent
 
     A stack that takes the option ``thread`` gets it, unless the configuration has it.
     They are closed in the opposite order at the end.
@@ -94,4 +107,5 @@ def stacks_opened(configs: Sequence[str], pcap: str | None = None) -> Iterator[l
                 name_stack(config.label, stack)
                 undo.callback(forget_stack, config.label)
         undo.callback(set_default_stack, set_default_stack(opened[0]))
+        undo.callback(_drain, opened, drain, os.getpid())
         yield opened

@@ -365,6 +365,19 @@ class Stack(abc.ABC):
         """
         return int(vpoll.wait(mask, timeout))
 
+    def drain(self, timeout: float) -> bool:
+        """Close every socket as the end of a process does, and wait until its data has arrived.
+
+        timeout -- seconds to wait at most
+
+        A kernel goes on sending when a process has ended, a stack that ends with its
+        process cannot: this comes before `close`.  What was received and not read makes a
+        connection end with a reset, as close(2) has it.  Returns whether every connection
+        has ended or has had all its data acknowledged; True at once where nothing would
+        be lost.  May be called from any thread, of the process that opened the stack.
+        """
+        return True
+
     @abc.abstractmethod
     def close(self) -> None:
         """Close the stack and its links.  Closing twice is allowed.

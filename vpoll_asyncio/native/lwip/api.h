@@ -71,6 +71,7 @@ int vp_del_route(uint32_t index, const struct vp_addr *dest, int prefix,
 int vp_set_mtu(uint32_t index, uint32_t mtu);
 int vp_link_local(uint32_t index, struct vp_addr *out);
 int vp_quit(void);
+int vp_finish(void);
 int vp_close(void);
 void vp_before_fork(void);
 void vp_after_fork(int in_child);

@@ -298,6 +298,19 @@ int vp_quit(void)
     return 0;
 }
 
+/* Close the sockets as the end of a process does; returns the connections that go on. */
+int vp_finish(void)
+{
+    int left = 0;
+    core_enter();
+    if (opened) {
+        sock_close_all();
+        left = stream_unfinished();
+    }
+    core_leave();
+    return left;
+}
+
 static void close_stack(void)
 {
     sock_abort_all();

@@ -208,12 +208,14 @@ void sock_from_ip(const struct sock *s, const ip_addr_t *ip, u16_t port, struct 
 uint32_t sock_mask(const struct sock *s);
 int sock_take_error(struct sock *s);
 void sock_abort_all(void);
+void sock_close_all(void);
 void sock_touch_datagrams(void);
 
 /* stream.c */
 uint32_t stream_mask(const struct sock *s);
 int stream_create(struct sock *s);
 void stream_close(struct sock *s);
+int stream_unfinished(void);
 void stream_kill(struct sock *s, int error);
 void stream_lengthen_segments(struct tcp_pcb *pcb);
 void stream_adopt(struct sock *s, struct tcp_pcb *pcb);

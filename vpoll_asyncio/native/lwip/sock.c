@@ -312,6 +312,19 @@ static void close_sock(struct sock *s)
         dgram_close(s);
 }
 
+void sock_close_all(void)
+{
+    size_t cursor = 0;
+    struct sock *s;
+    while ((s = sock_each(&cursor)) != NULL) {
+        /* The listener closes what nobody has accepted. */
+        if (s->listener != NULL)
+            continue;
+        close_sock(s);
+        sock_free(s);
+    }
+}
+
 int64_t vp_socket(int family, int kind, int protocol)
 {
     struct sock *s = NULL;

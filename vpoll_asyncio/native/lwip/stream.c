@@ -248,6 +248,17 @@ void stream_close(struct sock *s)
         tcp_close(pcb);
 }
 
+/* Connections whose peers have not acknowledged all data, and the end. */
+int stream_unfinished(void)
+{
+    int count = 0;
+    for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next)
+        if (pcb->state != SYN_SENT && pcb->state != SYN_RCVD
+            && (pcb->unsent != NULL || pcb->unacked != NULL || pcb->flags & TF_CLOSEPEND))
+            count++;
+    return count;
+}
+
 void stream_kill(struct sock *s, int error)
 {
     struct tcp_pcb *pcb = s->pcb.tcp;

@@ -416,6 +416,12 @@ class Core:
         self.sockets.after_fork()
         self.sockets.publish()
 
+    def finish(self) -> bool:
+        """Close the sockets, and return whether all that they have sent has arrived."""
+        left = self._lib.vp_finish()
+        self.settle()
+        return not left and not self.wants_writer()
+
     def close(self) -> None:
         """Kill the sockets, tell their peers, end the C side."""
         self.closed = True

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 from ... import native
 from ...links.base import Link
 from ...vpoll import VPoll
+from ..draining import until
 from ..names import Resolver
 from . import instances
 from .blocking import BlockingDriver
@@ -241,6 +242,9 @@ class LwipStack(ConfiguredStack):
         if self._closed or (timeout is not None and timeout <= 0):
             return super().wait(vpoll, mask, timeout)
         return self._blocking.wait(vpoll, mask, timeout, self._driven)
+
+    def drain(self, timeout: float) -> bool:
+        return self._closed or until(self, timeout, self.core.finish)
 
     def close(self) -> None:
         if self._closed:

@@ -17,6 +17,7 @@ from ...links import open_link
 from ...links.base import Link
 from ...links.tap import DEVICE
 from ..base import Stack
+from ..draining import until
 from ..kernelsocket import StackSocket
 from ..lwip.config import (
     Route,
@@ -28,6 +29,7 @@ from ..lwip.config import (
 )
 from ..names import Resolver
 from .bridge import Bridge
+from .finishing import close_sockets, finished
 from .namespace import INTERFACE, Namespace
 from .rtnetlink import Netlink
 
@@ -276,6 +278,12 @@ class VdeStack(Stack):
         self._lock = threading.Lock()
         self._bridge.after_fork()
         self._namespace.after_fork()
+
+    def drain(self, timeout: float) -> bool:
+        if self._closed or os.getpid() != self._opener:
+            return True
+        close_sockets(self.helper)
+        return until(self, timeout, lambda: finished(self.helper) or self.link_error is not None)
 
     def close(self) -> None:
         if self._closed:
