@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -22,6 +23,7 @@ from processes import Command, free_port
 from run_helpers import run
 from transport_helpers import LOOPS, LoopFactory
 from vpoll_asyncio.stacks import Stack, open_stack
+from vpoll_asyncio.stacks.names.waits import BlockingWaits
 from vpoll_asyncio.stacks.vdestack import VdeStack
 
 pytestmark = pytest.mark.needs("dnspython", "dnsmasq", "vdestack")
@@ -316,6 +318,30 @@ def test_many_look_ups_at_once(opened: Call, factory: LoopFactory) -> None:
     with asyncio.Runner(loop_factory=factory) as runner:
         found = runner.run(main())
     assert [len(infos) for infos in found] == [1, 1, 1, len(BIG)] * 10
+
+
+@pytest.mark.parametrize("factory", LOOPS[2:3])
+def test_a_loop_goes_on_while_its_sock_calls_look_names_up(
+    opened: Call, factory: LoopFactory, host: VdeStack
+) -> None:
+    """Blocking look-ups are what must not happen on the loop."""
+    client = opened()
+
+    async def main(receiver: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with client.socket(type=socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            with mock.patch.object(BlockingWaits, "ready", side_effect=AssertionError("blocks")):
+                await loop.sock_sendto(sender, b"one", ("ns.lab.example", 9))
+                await loop.sock_connect(sender, ("alias.lab.example", 9))
+            assert sender.getpeername() == (SERVER4, 9)
+        assert await asyncio.to_thread(receiver.recv, 10) == b"one"
+
+    with host.socket(type=socket.SOCK_DGRAM) as receiver:
+        receiver.bind((SERVER4, 9))
+        receiver.settimeout(60)
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(main(receiver))
 
 
 @pytest.mark.needs("lwip", "slirp")

@@ -397,10 +397,16 @@ class DispatchMixin(_Base):
         return super().sock_sendall(sock, data)
 
     def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> Coroutine[Any, Any, int]:
-        """Send a datagram; return the count."""
+        """Send a datagram; return the count.  A name is resolved by the socket's own stack."""
         if isinstance(sock, UserSocket):
             return sockops.sock_sendto(self, sock, data, address)
-        return super().sock_sendto(sock, data, address)
+        stack = stack_of_socket(sock)
+        if stack is None:
+            return super().sock_sendto(sock, data, address)
+        return self._sendto_on(stack, sock, data, address)
+
+    async def _sendto_on(self, stack: Stack, sock: socket.socket, data: Any, address: Any) -> int:
+        return await super().sock_sendto(sock, data, await self._numeric(stack, sock, address))
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect `sock`; a name in `address` is resolved by the socket's own stack."""
