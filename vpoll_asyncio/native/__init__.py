@@ -104,6 +104,7 @@ HELPERS: dict[str, Helper] = {
                 "raw.c",
                 "rawsend.c",
                 "mcast.c",
+                "stats.c",
                 "masks.c",
                 "calls.c",
             ),

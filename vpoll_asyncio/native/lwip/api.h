@@ -51,6 +51,38 @@ struct vp_counters {
     uint64_t tx_deferred;       /* the queue to the link was full: sent again later */
 };
 
+/* Named as in /proc/net/snmp and /proc/net/snmp6. */
+struct vp_ip_stats {
+    uint64_t InReceives, InHdrErrors, InAddrErrors, InUnknownProtos, InDelivers, OutRequests,
+        OutNoRoutes, ReasmReqds, ReasmOKs, FragOKs, FragCreates;
+};
+
+struct vp_icmp_stats {
+    uint64_t InMsgs, InErrors, InDestUnreachs, InTimeExcds, InEchos, InEchoReps, OutMsgs,
+        OutDestUnreachs, OutTimeExcds, OutEchos, OutEchoReps;
+};
+
+struct vp_tcp_stats {
+    uint64_t ActiveOpens, PassiveOpens, AttemptFails, EstabResets, CurrEstab, InSegs, OutSegs,
+        RetransSegs, InErrs, OutRsts, InCsumErrors;
+};
+
+struct vp_udp_stats {
+    uint64_t InDatagrams, NoPorts, InErrors, OutDatagrams, RcvbufErrors, InCsumErrors;
+};
+
+struct vp_socket_stats {
+    uint64_t tcp, tcp_tw, udp, raw, ping, receive_bytes, send_bytes;
+};
+
+struct vp_stats {
+    struct vp_ip_stats Ip, Ip6;
+    struct vp_icmp_stats Icmp, Icmp6;
+    struct vp_tcp_stats Tcp;
+    struct vp_udp_stats Udp, Udp6;
+    struct vp_socket_stats Sockets;
+};
+
 struct vp_abi {
     char version[16];
     int ok;                     /* headers and library agree on their structures */
@@ -84,6 +116,7 @@ int vp_feed(uint32_t index, const char *frames, const uint32_t *lengths, int cou
 int vp_drain(uint32_t index, char *out, size_t size, uint32_t *lengths, int max);
 int vp_collect(uint64_t *handles, uint32_t *masks, int max);
 
+int vp_stats(struct vp_stats *out);
 int64_t vp_socket(int family, int kind, int protocol);
 int vp_sock_close(uint64_t handle);
 int vp_bind(uint64_t handle, const struct vp_addr *addr);

@@ -5,6 +5,7 @@
  * frame.  What is refused is dropped and counted. */
 
 #include "shim.h"
+#include "lwip/inet_chksum.h"
 #include "lwip/ip6_addr.h"
 
 /* Whether a packet of this verdict may pass; counts those that may not, for the interface that
@@ -125,6 +126,9 @@ static enum verdict check_v4(const struct iface *it, const u8_t *p, size_t len)
     header = (size_t)(p[0] & 15) * 4;
     total = get16(p + 2);
     if (header < 20 || total < header || total > len)
+        return MALFORMED;
+    /* lwIP looks as well, and says nothing. */
+    if (it != NULL && inet_chksum(p, (u16_t)header) != 0)
         return MALFORMED;
     memset(&src, 0, sizeof src);
     memset(&dest, 0, sizeof dest);

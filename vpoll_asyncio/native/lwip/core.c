@@ -79,10 +79,11 @@ static int loop_deliver(struct netif *netif, int budget)
     /* Sockets that are bound to an interface know it by its first. */
     struct netif *first = iface_of(netif) != NULL ? iface_of(netif)->first : netif;
     while (budget > 0 && (p = nets_loop_pop(netif)) != NULL) {
+        enum verdict verdict = check_packet(NULL, p->payload, p->len);
         budget--;
         p->if_idx = netif_get_index(first);
-        if (p->len == p->tot_len
-            && !check_admits(NULL, check_packet(NULL, (const u8_t *)p->payload, p->len))) {
+        stats_received(NULL, p->payload, p->len, verdict);
+        if (!check_admits(NULL, verdict)) {
             pbuf_free(p);
         } else if (nets_loop_input(first, p) != ERR_OK) {
             pbuf_free(p);
@@ -273,6 +274,10 @@ int vp_open(void)
         goto out;
     }
     initialise();
+    if (stats_open() < 0) {
+        result = -ELIBBAD;
+        goto out;
+    }
     memset(&counters, 0, sizeof counters);
     memset(&status, 0, sizeof status);
     for (size_t i = 0; i < LWIP_ARRAYSIZE(ticks); i++)

@@ -103,7 +103,7 @@ static void fan_out(u16_t local_port, struct pbuf *p, const ip_addr_t *addr, u16
             || !shares(pcb->recv_arg, addr, port))
             continue;
         pbuf_ref(p);
-        dgram_push(pcb->recv_arg, p, addr, port);
+        stats_datagram(ip_current_is_v6(), dgram_push(pcb->recv_arg, p, addr, port));
     }
     pbuf_free(p);
 }
@@ -117,7 +117,7 @@ static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip
     else if (s->state == S_CONNECTED && s->remote_port == 0 && !ip_addr_cmp(addr, &s->remote))
         refuse(p);
     else
-        dgram_push(s, p, addr, port);
+        stats_datagram(ip_current_is_v6(), dgram_push(s, p, addr, port));
 }
 
 int dgram_create(struct sock *s)

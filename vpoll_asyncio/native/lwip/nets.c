@@ -416,6 +416,10 @@ void nets_input(struct iface *it, const u8_t *frame, size_t len)
     it->counters.rx_frames++;
     it->counters.rx_bytes += len;
     verdict = it->ethernet ? check_frame(it, frame, len) : check_packet(it, frame, len);
+    if (!it->ethernet)
+        stats_received(it, frame, len, verdict);
+    else if (len >= 14 && (frame[12] == 0x08 || frame[12] == 0x86) && frame[13] != 0x06)
+        stats_received(it, frame + 14, len - 14, verdict);
     if (!check_admits(it, verdict))
         return;
     /* Never PBUF_POOL: the package's pool has blocks that are smaller than what

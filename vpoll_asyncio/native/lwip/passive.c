@@ -130,6 +130,7 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
         s->aq_tail->aq_next = child;
     s->aq_tail = child;
     s->aq_len++;
+    stats_connected();
     sock_touch(s, 1);
     return ERR_OK;
 }

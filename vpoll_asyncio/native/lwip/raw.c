@@ -221,6 +221,7 @@ raw_input_state_t raw_input(struct pbuf *p, struct netif *inp)
     LWIP_UNUSED_ARG(inp);
     protocol = transport(p, v6, &at);
     icmp = protocol == (v6 ? ICMP6 : ICMP4);
+    stats_delivered(p, v6, protocol, at);
     if (icmp)
         icmp_look(p, v6);
     if (packets == NULL || at > p->tot_len)

@@ -69,7 +69,7 @@ static int64_t send_with_header(const struct sock *s, const char *data, size_t s
         err = netif_loop_output(t->netif, p);
     } else {
         if (t->multicast && s->mc_loop && t->netif != nets_loopback())
-            netif_loop_output(t->netif, p);
+            stats_loop_copy(t->netif, p);
         err = put_out(t->netif, p, t->to);
     }
     pbuf_free(p);

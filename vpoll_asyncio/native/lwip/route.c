@@ -167,7 +167,7 @@ static err_t output4_otherwise(struct netif *netif, struct pbuf *p, const ip4_ad
     struct netif *near;
     int prefix = neighbour4(dest, it, &near);
     if (prefix == 32)
-        return netif_loop_output(near, p);
+        return stats_loop_copy(near, p);
     if (!it->ethernet)
         return link_send(it, p);
     route = find(0, &dest->addr, it);
@@ -202,6 +202,7 @@ err_t route_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest)
     /* RFC 1122, section 3.2.1.7: a time to live of 0 keeps a multicast on the host. */
     if (((const u8_t *)p->payload)[8] == 0)
         return ERR_OK;
+    stats_sent(p);
     if (!it->ethernet && it->lone)
         return link_send(it, p);
     if (!ip4_addr_ismulticast(dest) && dest->addr != IPADDR_BROADCAST && !is_direct(netif, dest))
@@ -236,6 +237,7 @@ err_t route_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest)
     const struct route *route;
     if (((const u8_t *)p->payload)[7] == 0)
         return ERR_OK;
+    stats_sent(p);
     if (!(netif->flags & NETIF_FLAG_ETHERNET))
         return link_send(iface_of(netif), p);
     if (!ip6_addr_ismulticast(dest) && !ip6_addr_has_scope(dest, IP6_UNICAST)

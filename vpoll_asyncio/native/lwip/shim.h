@@ -287,6 +287,18 @@ int mcast_route(const struct sock *s, const ip_addr_t *local, const ip_addr_t *t
                 struct netif **netif);
 int mcast_hears(const struct sock *s, const ip_addr_t *dest, const struct netif *in);
 
+/* stats.c */
+int stats_open(void);
+void stats_received(const struct iface *it, const u8_t *p, size_t len, enum verdict verdict);
+void stats_delivered(const struct pbuf *p, int v6, unsigned protocol, u16_t at);
+void stats_datagram(int v6, int room);
+void stats_no_route(int v6);
+void stats_sent(const struct pbuf *p);
+void stats_connecting(void);
+void stats_connected(void);
+void stats_broken(int connecting);
+err_t stats_loop_copy(struct netif *netif, struct pbuf *p);
+
 /* icmp.c */
 void icmp_look(const struct pbuf *p, int v6);
 

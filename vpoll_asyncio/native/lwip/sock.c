@@ -450,6 +450,8 @@ int vp_connect(uint64_t handle, const struct vp_addr *addr)
                 result = dgram_connect(s, &ip, (u16_t)addr->port);
             if (result == 0 || result == -EINPROGRESS)
                 scope_keep(s, &ip);
+            if (result == -ENETUNREACH)
+                stats_no_route(IP_IS_V6(&ip));
         }
     })
 }
@@ -518,6 +520,8 @@ int64_t vp_send(uint64_t handle, const char *data, size_t size, const struct vp_
         else if ((result = sock_to_ip(s, to, &ip)) == 0) {
             any_is_here(s, &ip);
             result = send_datagram(s, data, size, &ip, (u16_t)to->port);
+            if (result == -ENETUNREACH)
+                stats_no_route(IP_IS_V6(&ip));
         }
     })
 }

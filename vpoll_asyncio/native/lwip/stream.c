@@ -131,6 +131,8 @@ static void on_error(void *arg, err_t err)
 {
     struct sock *s = arg;
     s->pcb.tcp = NULL;
+    if (s->state == S_CONNECTING || (s->state == S_CONNECTED && !s->fin_sent))
+        stats_broken(s->state == S_CONNECTING);
     if (err == ERR_RST) {
         if (s->state == S_CONNECTING)
             s->error = ECONNREFUSED;
@@ -357,6 +359,7 @@ int stream_connect(struct sock *s, const ip_addr_t *ip, u16_t port)
         disconnect(s);
         return err == ERR_USE ? -EADDRNOTAVAIL : err == ERR_BUF ? -EADDRNOTAVAIL : -errno_of(err);
     }
+    stats_connecting();
     s->state = S_CONNECTING;
     ip_addr_copy(s->local, pcb->local_ip);
     ip_addr_copy(s->remote, pcb->remote_ip);

@@ -22,6 +22,7 @@ from .interfaces import (
     shown,
 )
 from .ports import Port
+from .stats import Stats
 
 __all__ = ["ConfiguredStack"]
 
@@ -245,3 +246,10 @@ class ConfiguredStack(Stack):
         ``tx_deferred`` (queue to the link full; TCP sends them again).
         """
         return self.core.counters()
+
+    def stats(self) -> Stats:
+        """Return what the protocols have counted since the stack was opened, and the sockets.
+
+        By protocol, then by the names of ``/proc/net/snmp``: `Stats` has them all.
+        """
+        return self.core.stats()

@@ -23,6 +23,7 @@ from .config import Gateway, Interface, Route
 from .driver import LoopDriver
 from .masks import Reader, Stream, calls_of, masks_of
 from .ports import BATCH, Port, read_counters
+from .stats import Stats, read_stats
 from .thread import StackThread
 
 __all__ = ["Core", "Watcher"]
@@ -191,6 +192,10 @@ class Core:
     def counters(self) -> dict[str, int]:
         """Return what all interfaces have counted, those that are gone too, by name."""
         return read_counters(self._lib, self._ffi, 0)
+
+    def stats(self) -> Stats:
+        """Return what the protocols have counted."""
+        return read_stats(self._lib, self._ffi)
 
     @property
     def due(self) -> int:
