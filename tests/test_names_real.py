@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import http.client
 import ipaddress
@@ -47,15 +48,19 @@ def on_loop(factory: LoopFactory) -> Call:
     return call
 
 
+SOME = [LOOPS[0], LOOPS[3]]
 WAYS = [
     pytest.param(in_thread, id="thread"),
-    *(pytest.param(on_loop(p.values[0]), id=str(p.id), marks=p.marks) for p in LOOPS),  # type: ignore[arg-type]
+    *(pytest.param(on_loop(p.values[0]), id=str(p.id), marks=p.marks) for p in SOME),  # type: ignore[arg-type]
 ]
 
 
 @pytest.fixture(params=WAYS)
 def call(request: pytest.FixtureRequest) -> Call:
-    """Calls a method of a stack: blocking, or its twin on one of the loops."""
+    """Calls a method of a stack: blocking, or its twin on a loop, stock asyncio's or our uvloop's.
+
+    test_names.py has all loops.
+    """
     way: Call = request.param
     return way
 
@@ -195,13 +200,18 @@ def test_servers_that_are_not_there_are_a_temporary_failure(call: Call, opened: 
     assert failure(call, client, "four.lab.example") == socket.EAI_AGAIN
 
 
-@pytest.mark.parametrize("call", WAYS[:1] + WAYS[3:4], indirect=True)
+@pytest.mark.parametrize("call", WAYS[:2], indirect=True)
 def test_what_is_lost_is_asked_for_again(call: Call, opened: Call) -> None:
     vnl = f"netem://loss=20%,seed=5{{{WIRE}}}"
     client = opened(vnl=vnl, dns=[SERVER4, SERVER6], dns_options="timeout:0.4 attempts:5")
     for _ in range(3):
         assert lookup(call, client, "four.lab.example", socket.AF_INET) == ["10.9.0.4"]
     assert call(client, "getnameinfo", (SERVER4, 80), 0)[0] == "ns.lab.example"
+
+
+def test_segments_that_are_lost_are_tcps_to_send_again(opened: Call) -> None:
+    client = opened(vnl=f"netem://loss=10%,seed=2{{{WIRE}}}", dns_options="timeout:20 use-vc")
+    assert len(lookup(in_thread, client, "big.lab.example", socket.AF_INET)) == len(BIG)
 
 
 # Programs.
@@ -318,6 +328,20 @@ def test_many_look_ups_at_once(opened: Call, factory: LoopFactory) -> None:
     with asyncio.Runner(loop_factory=factory) as runner:
         found = runner.run(main())
     assert [len(infos) for infos in found] == [1, 1, 1, len(BIG)] * 10
+
+
+@pytest.mark.needs("lwip")
+@pytest.mark.parametrize("opened", ["lwip"], indirect=True)
+@pytest.mark.parametrize("driver", [False, True], ids=["whoever waits", "thread"])
+def test_many_threads_look_up_at_once(opened: Call, driver: bool) -> None:
+    """Whoever waits drives the stack, or a thread of the stack's own does."""
+    client = opened(thread=driver)
+
+    def look_up(number: int) -> list[str]:
+        return [name for _ in range(5) for name in lookup(in_thread, client, "ns.lab.example", 2)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(look_up, range(8))) == [[SERVER4] * 5] * 8
 
 
 @pytest.mark.parametrize("factory", LOOPS[2:3])
