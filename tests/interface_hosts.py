@@ -246,6 +246,28 @@ class _Kernel:
         ip("link", "del", name)
 
 
+def _wait_for_link_local(name: str) -> None:
+    """The kernel makes it when it gets round to it."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            _, _, _, scope, flags, device = line.split()
+            if device == name and scope == "20" and not int(flags, 16) & 0x40:  # IFA_F_TENTATIVE
+                return
+        assert time.monotonic() < deadline, f"{name} has no link-local address"
+        time.sleep(0.001)
+
+
+def _wait_for_ipv6(host: Host, side: int) -> None:
+    """An address is not the kernel's at once."""
+    deadline = time.monotonic() + PATIENCE
+    while not any(one[20:21] == b"\x3a" and one[54:55] == b"\x81" for one in host.seen[side]):
+        assert time.monotonic() < deadline, f"{OWN6[side]} does not answer"
+        host.send(side, icmp(128, 0, bytes(4), NEAR6[side], OWN6[side]))
+        host.pump()
+        time.sleep(0.001)
+
+
 def _sysctl(name: str, value: int) -> None:
     Path("/proc/sys/net", name).write_text(str(value))
 
@@ -271,6 +293,10 @@ def kernel_host() -> Iterator[Host]:
             ip("link", "set", name, "up")
             ip("addr", "add", f"{four}/24", "dev", name)
             ip("addr", "add", f"{six}/64", "dev", name, "nodad")
+            _wait_for_link_local(name)
         host = Host(_Kernel(taps), (taps[NAMES[0]], taps[NAMES[1]]))
         undo.callback(host.close)
+        for side in range(len(NAMES)):
+            _wait_for_ipv6(host, side)
+        host.forget()
         yield host

@@ -88,6 +88,13 @@ def the_longest_prefix_chooses_the_interface(host: Host) -> None:
         assert (sent[:6], source_of(sent)) == (NEAR_MACS[side], OWN4[side])
 
 
+def a_route_into_ones_own_network_counts(host: Host) -> None:
+    host.host.add_route("10.0.0.128/25", NEAR4[0], NAMES[0])
+    host.datagrams().sendto(b"round", ("10.0.0.200", 9))
+    assert host.sent(0, udp_to("10.0.0.200", b"round"))
+    assert host.never(0, asks_for("10.0.0.200"))
+
+
 def an_address_of_ones_own_goes_out_by_the_route(host: Host) -> None:
     """Routes are chosen by where to, whatever the address that the sender is bound to."""
     sender = host.datagrams()
@@ -288,6 +295,7 @@ SCENARIOS: list[Callable[[Host], None]] = [
     nobody_asks_in_the_wrong_network,
     a_sender_has_the_address_of_its_interface,
     the_longest_prefix_chooses_the_interface,
+    a_route_into_ones_own_network_counts,
     an_address_of_ones_own_goes_out_by_the_route,
     a_broadcast_goes_out_where_its_source_is,
     the_name_of_the_device_is_told,

@@ -12,10 +12,21 @@ from typing import Any
 
 import pytest
 
-from interface_hosts import Host, kernel_host, lwip_host
+from interface_hosts import (
+    NEAR4,
+    NEAR6,
+    NEAR_MACS,
+    OWN4,
+    OWN6,
+    Host,
+    kernel_host,
+    lwip_host,
+    source_of,
+    udp_to,
+)
 from interface_scenarios import SCENARIOS
 from link_helpers import run_in_namespace
-from lwip_frames import icmp
+from lwip_frames import icmp, udp
 from memory_helpers import failure
 from vpoll_asyncio.stacks import open_stack, parse_config
 from vpoll_asyncio.stacks.lwip import LwipStack
@@ -45,6 +56,47 @@ def every_scenario_on_the_kernel() -> None:
 @pytest.mark.needs("tap", "netns", "ip")
 def test_the_kernel_does_as_the_scenarios_say() -> None:
     run_in_namespace(every_scenario_on_the_kernel)
+
+
+# Where lwIP does not do as the kernel: docs/lwip.md.
+
+
+def is_unreachable(one: bytes) -> bool:
+    return one[12:14] == b"\x08\x00" and one[23:24] == b"\1" and one[34:35] == b"\3"
+
+
+def test_a_closed_port_of_the_other_interfaces_address_is_silent() -> None:
+    with lwip_host() as host:
+        host.send(0, udp((NEAR4[0], 9), (OWN4[1], 900), b"closed"))
+        assert host.never(0, is_unreachable)
+        host.send(0, udp((NEAR4[0], 9), (OWN4[0], 900), b"closed"))
+        assert host.sent(0, is_unreachable)
+
+
+def test_the_host_itself_reaches_what_is_bound_to_the_device_of_its_address() -> None:
+    with lwip_host() as host:
+        listener, client = (host.open(socket.SOCK_STREAM) for _ in range(2))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"vde0")
+        listener.bind(("0.0.0.0", 80))
+        listener.listen()
+        assert client.connect_ex((OWN4[0], 80)) == errno.EINPROGRESS
+        host.settle()
+        assert client.connect_ex((OWN4[0], 80)) == 0
+
+
+def test_ipv6_addresses_stay_when_their_interface_goes_down() -> None:
+    with lwip_host() as host:
+        host.host.set_up("vde1", False)
+        assert source_of(host.reply_to(0, NEAR6[0], OWN6[1])) == OWN6[1]
+
+
+def test_an_ipv6_address_is_one_neighbour_whichever_the_network() -> None:
+    with lwip_host() as host:
+        host.host.add_address("vde1", "fd00::2/64")
+        for side in (0, 1):
+            sender = host.datagrams(socket.AF_INET6, f"vde{side}")
+            sender.sendto(b"which", (NEAR6[0], 9))
+            assert host.sent(side, udp_to(NEAR6[0], b"which"))[:6] == NEAR_MACS[0]
 
 
 # Opening and closing.

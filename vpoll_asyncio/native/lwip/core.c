@@ -205,7 +205,8 @@ static uint32_t flush_links(void)
 {
     uint32_t queued = 0;
     for (struct iface *it = ifaces_first(); it != NULL; it = it->next) {
-        link_flush(it);
+        if (it->port.count > 0)
+            link_flush(it);
         queued += it->port.shown->queued = it->port.count;
     }
     return queued;

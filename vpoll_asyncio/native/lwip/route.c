@@ -21,6 +21,7 @@ struct route {
 
 static struct route *routes;
 static size_t route_count, route_room;
+static u32_t narrowest;         /* the longest of the routes' IPv4 masks, in the host's order */
 
 void route_address(const struct vp_addr *addr, ip_addr_t *ip)
 {
@@ -39,6 +40,7 @@ void routes_clear(void)
     free(routes);
     routes = NULL;
     route_count = route_room = 0;
+    narrowest = 0;
 }
 
 static int bits_agree(const void *one, const void *other, int bits)
@@ -185,15 +187,11 @@ static err_t output4_otherwise(struct netif *netif, struct pbuf *p, const ip4_ad
     return etharp_query(near, hop, p);
 }
 
-/* Whether the netif is all of its interface, and no route leads round its own network. */
+/* Whether the netif is all of its interface, and no route can lead round its own network. */
 static int is_direct(const struct netif *netif, const ip4_addr_t *dest)
 {
-    const struct iface *it = iface_of(netif);
-    const struct route *route;
-    if (!it->lone || !ip4_addr_netcmp(dest, netif_ip4_addr(netif), netif_ip4_netmask(netif)))
-        return 0;
-    return route_count == 0 || (route = find(0, &dest->addr, it)) == NULL
-           || route->prefix <= prefix_of(netif_ip4_netmask(netif)->addr);
+    return iface_of(netif)->lone && narrowest <= lwip_ntohl(netif_ip4_netmask(netif)->addr)
+           && ip4_addr_netcmp(dest, netif_ip4_addr(netif), netif_ip4_netmask(netif));
 }
 
 err_t route_output4(struct netif *netif, struct pbuf *p, const ip4_addr_t *dest)
@@ -246,6 +244,14 @@ err_t route_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest)
     return ethip6_output(netif, p, dest);
 }
 
+static void find_narrowest(void)
+{
+    narrowest = 0;
+    for (size_t i = 0; i < route_count; i++)
+        if (!IP_IS_V6_VAL(routes[i].net) && routes[i].prefix > 0)
+            narrowest = LWIP_MAX(narrowest, 0xffffffffu << (32 - routes[i].prefix));
+}
+
 static int add(const ip_addr_t *net, int prefix, const ip_addr_t *via, struct netif *netif,
                int subnet)
 {
@@ -268,6 +274,7 @@ static int add(const ip_addr_t *net, int prefix, const ip_addr_t *via, struct ne
     route->prefix = prefix;
     route->netif = netif;
     route->subnet = subnet;
+    find_narrowest();
     nd6_clear_destination_cache();
     return 0;
 }
@@ -276,6 +283,7 @@ static void forget(size_t index)
 {
     route_count--;
     memmove(&routes[index], &routes[index + 1], (route_count - index) * sizeof *routes);
+    find_narrowest();
     nd6_clear_destination_cache();
 }
 
