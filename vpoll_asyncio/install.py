@@ -10,6 +10,8 @@ the host's goes to the kernel as before.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -88,6 +90,9 @@ _kernel: Final[dict[str, Callable[..., Any]]] = {
         "gethostbyname",
         "gethostbyname_ex",
         "gethostbyaddr",
+        "if_nameindex",
+        "if_nametoindex",
+        "if_indextoname",
     )
 }
 
@@ -138,6 +143,35 @@ def _gethostbyaddr(host: str) -> tuple[str, list[str], list[str]]:
     return stack.gethostbyaddr(host)
 
 
+def _if_nameindex() -> list[tuple[int, str]]:
+    stack = _other_stack()
+    if stack is None:
+        found: list[tuple[int, str]] = _kernel["if_nameindex"]()
+        return found
+    return stack.if_nameindex()
+
+
+def _if_nametoindex(name: str | bytes, /) -> int:
+    stack = _other_stack()
+    if stack is None:
+        return int(_kernel["if_nametoindex"](name))
+    wanted = os.fsdecode(name)
+    for index, other in stack.if_nameindex():
+        if other == wanted:
+            return index
+    raise OSError(errno.ENODEV, f"no interface {wanted!r} on the {stack.name} stack")
+
+
+def _if_indextoname(index: int, /) -> str:
+    stack = _other_stack()
+    if stack is None:
+        return str(_kernel["if_indextoname"](index))
+    for other, name in stack.if_nameindex():
+        if other == index:
+            return name
+    raise OSError(errno.ENXIO, f"no interface {index} on the {stack.name} stack")
+
+
 _REPLACEMENTS: Final[tuple[tuple[Any, str, Any], ...]] = (
     (socket, "socket", _DispatchSocket),
     (socket, "getaddrinfo", _getaddrinfo),
@@ -145,6 +179,9 @@ _REPLACEMENTS: Final[tuple[tuple[Any, str, Any], ...]] = (
     (socket, "gethostbyname", _gethostbyname),
     (socket, "gethostbyname_ex", _gethostbyname_ex),
     (socket, "gethostbyaddr", _gethostbyaddr),
+    (socket, "if_nameindex", _if_nameindex),
+    (socket, "if_nametoindex", _if_nametoindex),
+    (socket, "if_indextoname", _if_indextoname),
     *GUARDED,
 )
 
@@ -162,10 +199,10 @@ def installed() -> bool:
 def install() -> Iterator[None]:
     """Make the `socket` module dispatch on the current stack, for the whole process.
 
-    `socket.getaddrinfo` and its like are covered, too.  Stock asyncio loops call it in an
-    executor, which sees the process default rather than the context's stack; stock
-    uvloop makes sockets and resolves names without the module, so it is not covered:
-    the loops of this package are.
+    `socket.getaddrinfo` and `socket.if_nameindex`, and their like, are covered, too.  Stock
+    asyncio loops call the first in an executor, which sees the process default rather than
+    the context's stack; stock uvloop makes sockets and resolves names without the module,
+    so it is not covered: the loops of this package are.
 
     `ssl.SSLContext.wrap_socket` takes user sockets, and a descriptor of one, or a duplicate
     of it, is known by ``socket.socket(fileno=)`` and `socket.fromfd`.  What would read or

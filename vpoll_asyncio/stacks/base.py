@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import errno
+import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -151,9 +152,20 @@ class Stack(abc.ABC):
 
         family -- AF_INET, AF_INET6, or 0 for both
 
-        None for others, which are then asked for.  Must not wait.
+        None for others, which are then asked for.  By default the machine's own name
+        (`socket.gethostname`) has the stack's addresses, as nss-myhostname(8) has it.
+        Must not wait.
         """
-        return None
+        if host.rstrip(".").lower() != socket.gethostname().lower():
+            return None
+        version = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}.get(family)
+        own = [ipaddress.ip_interface(address).ip for address in self.addresses]
+        found = [str(ip) for ip in own if version in (None, ip.version) and not ip.is_link_local]
+        return Addresses(found) if found else None
+
+    def if_nameindex(self) -> list[tuple[int, str]]:
+        """Return index and name of every interface, as `socket.if_nameindex` does of the host's."""
+        return [(1, "lo")]
 
     def resolve(self, host: str, family: int) -> list[str]:
         """Return the numeric addresses of the name `host`, for `family` or both when 0.

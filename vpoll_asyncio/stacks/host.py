@@ -17,6 +17,7 @@ _kernel_getaddrinfo: Final = socket.getaddrinfo
 _kernel_getnameinfo: Final = socket.getnameinfo
 _kernel_gethostbyname_ex: Final = socket.gethostbyname_ex
 _kernel_gethostbyaddr: Final = socket.gethostbyaddr
+_kernel_if_nameindex: Final = socket.if_nameindex
 
 
 class HostStack(Stack):
@@ -42,6 +43,9 @@ class HostStack(Stack):
     ) -> socket.socket:
         """Return a new kernel socket.  Raises OSError as `socket.socket` does."""
         return KernelSocket(family, type, proto)
+
+    def if_nameindex(self) -> list[tuple[int, str]]:
+        return list(_kernel_if_nameindex())
 
     def getaddrinfo(
         self,

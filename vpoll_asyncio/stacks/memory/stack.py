@@ -122,12 +122,15 @@ class MemoryStack(Stack):
         return [str(interface) for interface in self._host.interfaces]
 
     def lookup_hosts(self, host: str, family: int) -> Addresses | None:
-        """Return the addresses of the stack of this network whose `hostname` is `host`."""
+        """Return the addresses of the stack of this network whose `hostname` is `host`.
+
+        The machine's own name is the stack's where no `hostname` is like it.
+        """
         net = self._host.network
         with net.lock:
             found = net.names.get(host.rstrip("."))
             if found is None:
-                return None
+                return super().lookup_hosts(host, family)
             version = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}.get(family)
             addresses = [
                 _with_scope(str(interface.ip))

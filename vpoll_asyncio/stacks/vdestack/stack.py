@@ -185,6 +185,9 @@ class VdeStack(Stack):
         """Index of ``vde0`` in the namespace: the scope id of link-local addresses."""
         return self._netlink.index
 
+    def if_nameindex(self) -> list[tuple[int, str]]:
+        return [*super().if_nameindex(), (self.ifindex, INTERFACE)]
+
     @property
     def helper(self) -> int:
         """Process id of the helper: ``nsenter -t PID -n`` (and ``-U``) enters the namespace."""
