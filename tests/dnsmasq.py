@@ -37,9 +37,12 @@ def dnsmasq(stack: VdeStack | None, *records: str) -> Iterator[Command]:
 
     Without a stack it is on the host, and `records` say where.
     """
-    enter = [] if stack is None else ["nsenter", "-t", str(stack.helper), "-n"]
-    if stack is not None and os.geteuid():
-        enter += ["-U", "--preserve-credentials"]
+    # It ends with the tests, whatever their end is.
+    enter = ["setpriv", "--pdeathsig", "KILL"]
+    if stack is not None:
+        enter += ["nsenter", "-t", str(stack.helper), "-n"]
+        if os.geteuid():
+            enter += ["-U", "--preserve-credentials"]
     options = ("-d", "-C/dev/null", "-R", "-h", "-q", "--log-facility=-", "--cache-size=0")
     with Command([*enter, "dnsmasq", *options, *records], merge=True) as server:
         while ": started, " not in server.wait_for(""):
