@@ -193,6 +193,71 @@ def test_nor_does_its_uvloop(call: str) -> None:
     assert outcome[call] == UVLOOP_REFUSED[call]
 
 
+# Each prints the network namespace of a child that is no Python program, or does not hear.
+COMMANDS = {
+    "subprocess": "subprocess.run(READLINK)",
+    "shell": "subprocess.run('readlink /proc/self/ns/net', shell=True)",
+    "os.popen": "read()",
+    "loop": "asyncio.run(start())",
+    "os.spawnvp": "os.spawnvp(os.P_WAIT, READLINK[0], READLINK)",
+    "fork and exec": "os.fork() or os.execvp(READLINK[0], READLINK); os.wait()",
+    "python -I": "subprocess.run([sys.executable, '-I', '-c', TELL])",
+    "another environment": "subprocess.run([sys.executable, '-c', TELL], env={})",
+    "os.system": "os.system('readlink /proc/self/ns/net')",
+    "posix_spawn": "os.waitpid(os.posix_spawnp(READLINK[0], READLINK, os.environ), 0)",
+}
+OUTSIDE = ("os.system", "posix_spawn")
+START = """
+import asyncio, os, subprocess, sys
+READLINK = ["readlink", "/proc/self/ns/net"]
+TELL = "import os; print(os.readlink('/proc/self/ns/net'))"
+def read():
+    with os.popen("readlink /proc/self/ns/net") as out:
+        print(out.read(), end="", flush=True)
+async def start():
+    await (await asyncio.create_subprocess_exec(*READLINK)).wait()
+"""
+
+
+@functools.cache
+def namespaces(stack: str) -> dict[str, str]:
+    """The network namespace of each of the children that COMMANDS start."""
+    ended = run(stack, "-c", "\n".join([START, *COMMANDS.values()]))
+    assert (ended.status, ended.err) == (0, "")
+    return dict(zip(COMMANDS, ended.out.splitlines(), strict=True))
+
+
+@pytest.mark.needs("vdestack")
+@pytest.mark.parametrize("way", [way for way in COMMANDS if way not in OUTSIDE])
+def test_other_programs_are_in_the_stacks_namespace(way: str) -> None:
+    found = namespaces("vdestack")
+    assert found[way] != os.readlink("/proc/self/ns/net")
+    assert found[way] == found["subprocess"]
+
+
+@pytest.mark.needs("vdestack")
+@pytest.mark.parametrize("way", OUTSIDE)
+def test_but_for_those_that_nobody_can_tell(way: str) -> None:
+    assert namespaces("vdestack")[way] == os.readlink("/proc/self/ns/net")
+
+
+@pytest.mark.parametrize("way", COMMANDS)
+def test_other_programs_have_the_hosts_network_where_the_stack_is_in_the_process(way: str) -> None:
+    assert namespaces("memory")[way] == os.readlink("/proc/self/ns/net")
+
+
+@pytest.mark.parametrize("process", [1 << 22, os.getpid()], ids=["ended", "another"])
+def test_a_child_that_outlives_the_stacks_network_has_none(process: int) -> None:
+    startup = ROOT / "vpoll_asyncio" / "program" / "startup"
+    ended = python(
+        *("-c", "import socket\nwith socket.socket() as sock: sock.bind(('127.0.0.1', 0))"),
+        environment={"PYTHONPATH": str(startup), "VPOLL_CHILDREN": f"enter:{process}:1"},
+    )
+    assert ended.status == 1
+    assert "cannot enter the stack's network: [Errno 3]" in ended.err
+    assert "OSError: [Errno 100]" in ended.err
+
+
 def test_a_childs_own_sitecustomize_is_imported(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.own = 'imported'\n")
     told = "import sitecustomize, sys; print(sys.own, sitecustomize.__file__)"
