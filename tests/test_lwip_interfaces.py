@@ -15,6 +15,7 @@ import pytest
 from interface_hosts import (
     NEAR4,
     NEAR6,
+    NEAR_LOCAL,
     NEAR_MACS,
     OWN4,
     OWN6,
@@ -56,6 +57,19 @@ def every_scenario_on_the_kernel() -> None:
 @pytest.mark.needs("tap", "netns", "ip")
 def test_the_kernel_does_as_the_scenarios_say() -> None:
     run_in_namespace(every_scenario_on_the_kernel)
+
+
+def test_a_scope_may_be_the_name_of_an_interface() -> None:
+    with lwip_host() as host:
+        for side, name in enumerate(("vde0", "vde1")):
+            sender = host.datagrams(socket.AF_INET6)
+            sender.connect((f"{NEAR_LOCAL}%{name}", 9))
+            assert sender.getpeername() == (NEAR_LOCAL, 9, 0, host.host.index(name))
+            sender.send(b"named")
+            assert host.sent(side, udp_to(NEAR_LOCAL, b"named"))
+        for unknown in (f"{NEAR_LOCAL}%vde7", "neighbour%vde0"):
+            with pytest.raises(socket.gaierror):
+                sender.connect((unknown, 9))
 
 
 # Where lwIP does not do as the kernel: docs/lwip.md.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable
 
 from ...links.base import Link
 from ..base import Stack
+from ..names import Addresses
 from .config import Interface, Route, check_room, parse_address, parse_route
 from .core import Core
 from .interfaces import (
@@ -25,6 +27,14 @@ from .ports import Port
 from .stats import Stats
 
 __all__ = ["ConfiguredStack"]
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, address)
+    except OSError:
+        return False
+    return True
 
 
 class ConfiguredStack(Stack):
@@ -107,6 +117,15 @@ class ConfiguredStack(Stack):
     def if_nameindex(self) -> list[tuple[int, str]]:
         """Return index and name of every interface, as `socket.if_nameindex` does of the host's."""
         return [(1, LOOPBACK), *((port.index, port.name) for port in self.core.ports)]
+
+    def lookup_hosts(self, host: str, family: int) -> Addresses | None:
+        """Return the address of a link-local host whose scope is an interface's name, too."""
+        address, _, scope = host.partition("%")
+        if scope and family != socket.AF_INET and _is_ipv6(address):
+            for index, name in self.if_nameindex():
+                if name == scope:
+                    return Addresses([f"{address}%{index}"])
+        return super().lookup_hosts(host, family)
 
     def if_nametoindex(self, name: str) -> int:
         """Return the index of an interface.  Raises OSError (ENODEV)."""
