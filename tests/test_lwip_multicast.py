@@ -128,6 +128,22 @@ def what_one_joins_every_socket_at_the_port_hears(lab: Lab) -> None:
 
 
 @scenario
+def an_ipv6_socket_hears_the_groups_of_ipv4_that_it_is_in_itself(lab: Lab) -> None:
+    member, six = listener(lab), datagram(lab, six=True)
+    six.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    six.bind(("::", PORT))
+    assert six.getsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL) == 0
+    join(member, GROUP4)
+    out = sender(lab)
+    out.sendto(b"hello", (GROUP4, PORT))
+    hears(member, b"hello")
+    assert mask_of(six) == IDLE
+    join(six, GROUP4)
+    out.sendto(b"again", (GROUP4, PORT))
+    hears(six, b"again")
+
+
+@scenario
 def nobody_hears_a_group_that_nobody_is_in(lab: Lab) -> None:
     for group, other in ((GROUP4, OTHER4), (GROUP6, OTHER6)):
         sock = listener(lab, group)

@@ -191,7 +191,7 @@ int mcast_route(const struct sock *s, const ip_addr_t *local, const ip_addr_t *t
  * joined is for everybody whose name it has. */
 int mcast_hears(const struct sock *s, const ip_addr_t *dest, const struct netif *in)
 {
-    if (s->mc_all || !ip_addr_ismulticast(dest))
+    if ((IP_IS_V6(dest) ? s->mc_all6 : s->mc_all) || !ip_addr_ismulticast(dest))
         return 1;
     for (const struct member *m = s->members; m != NULL; m = m->next)
         if (is_group(m, dest, netif_get_index(in)))

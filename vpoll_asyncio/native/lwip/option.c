@@ -21,6 +21,7 @@ static int64_t get(struct sock *s, int option)
     case VP_MULTICAST_TTL: return s->mc_ttl;
     case VP_MULTICAST_LOOP: return s->mc_loop;
     case VP_MULTICAST_ALL: return s->mc_all;
+    case VP_MULTICAST_ALL6: return s->v6 ? s->mc_all6 : -ENOPROTOOPT;
     case VP_MULTICAST_IF: return s->mc_address;
     case VP_MULTICAST_IF6: return s->v6 ? s->mc_index : -ENOPROTOOPT;
     case VP_HDRINCL: return s->packet == P_RAW ? s->hdrincl : -ENOPROTOOPT;
@@ -104,6 +105,13 @@ static int set(struct sock *s, int option, int64_t value)
         if (!in_range(value, 0, 1))
             return -EINVAL;
         s->mc_all = (uint8_t)value;
+        break;
+    case VP_MULTICAST_ALL6:
+        if (!s->v6)
+            return -ENOPROTOOPT;
+        if (!in_range(value, 0, 1))
+            return -EINVAL;
+        s->mc_all6 = (uint8_t)value;
         break;
     case VP_HDRINCL:
         if (s->packet != P_RAW)

@@ -73,7 +73,8 @@ struct sock {
     uint8_t edge;               /* something arrived: wake waiters even if the mask is the same */
     uint8_t broadcast, reuse, keepalive, nodelay, linger_on;
     uint8_t ttl, tos;
-    uint8_t mc_ttl, mc_loop, mc_all, mc_index;  /* IP_MULTICAST_TTL, _LOOP, _ALL, _IF */
+    uint8_t mc_ttl, mc_loop, mc_index;          /* IP_MULTICAST_TTL, _LOOP, _IF */
+    uint8_t mc_all, mc_all6;    /* IP_MULTICAST_ALL, IPV6_MULTICAST_ALL */
     int linger_seconds;
     uint32_t keep_idle, keep_intvl, keep_cnt;   /* seconds, seconds, probes */
     int error;                  /* SO_ERROR */

@@ -58,7 +58,9 @@ struct sock *sock_new(int v6, int stream)
     s->keep_intvl = 75;
     s->keep_cnt = 9;
     s->ttl = 64;
-    s->mc_ttl = s->mc_loop = s->mc_all = 1;
+    s->mc_ttl = s->mc_loop = s->mc_all6 = 1;
+    /* inet6_create() leaves IPv4's off. */
+    s->mc_all = (uint8_t)!v6;
     s->checksum = -1;
     table[index] = s;
     return s;

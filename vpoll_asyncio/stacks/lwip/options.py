@@ -72,7 +72,7 @@ class LwipOptions:
             (ip, _IP_MULTICAST_ALL): lib.VP_MULTICAST_ALL,
             (ip6, socket.IPV6_MULTICAST_HOPS): lib.VP_MULTICAST_TTL,
             (ip6, socket.IPV6_MULTICAST_LOOP): lib.VP_MULTICAST_LOOP,
-            (ip6, _IPV6_MULTICAST_ALL): lib.VP_MULTICAST_ALL,
+            (ip6, _IPV6_MULTICAST_ALL): lib.VP_MULTICAST_ALL6,
             (ip6, socket.IPV6_MULTICAST_IF): lib.VP_MULTICAST_IF6,
             (ip, socket.IP_HDRINCL): lib.VP_HDRINCL,
             (ip6, _IPV6_HDRINCL): lib.VP_HDRINCL,
