@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,13 +11,16 @@ import pytest
 
 import vpoll_asyncio as va
 from link_helpers import ip, run_in_namespace
-from memory_helpers import WRBAND, R, W, mask_of
+from lwip_frames import frame, icmp
+from lwip_helpers import HOST4, HOST6, PEER6, lwip_on_wire
+from memory_helpers import WRBAND, R, W, failure, mask_of
 
 pytestmark = pytest.mark.needs("lwip")
 
 IDLE = W | WRBAND
 GROUPS = {socket.AF_INET: "239.1.2.3", socket.AF_INET6: "ff05::1:2"}
 PORT = 5007
+IP_PKTINFO, IP_RECVERR, IP_ADD_SOURCE_MEMBERSHIP = 8, 11, 39
 LINUX = {socket.AF_INET: "10.77.0.1", socket.AF_INET6: "fd77::1"}
 LWIP = {socket.AF_INET: "10.77.0.2", socket.AF_INET6: "fd77::2"}
 
@@ -112,3 +116,40 @@ def test_a_group_goes_with_its_interface(
         both.del_interface("other")
         join(member, 2)
         assert mask_of(member) & ~R == IDLE
+
+
+# What docs/lwip.md says is different from Linux.
+
+
+def test_one_ipv6_socket_has_one_ttl_for_the_groups_of_both_families(
+    stacks: tuple[va.Stack, va.Stack, va.Stack],
+) -> None:
+    with stacks[0].socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 9)
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS) == 9
+
+
+@pytest.mark.parametrize("option", [IP_RECVERR, IP_PKTINFO, IP_ADD_SOURCE_MEMBERSHIP])
+def test_options_that_lwip_has_nothing_for(
+    stacks: tuple[va.Stack, va.Stack, va.Stack], option: int
+) -> None:
+    with stacks[0].socket(type=socket.SOCK_DGRAM) as sock:
+        value = socket.inet_aton("239.1.2.3") + bytes(8)
+        assert failure(sock.setsockopt, socket.IPPROTO_IP, option, value) == errno.ENOPROTOOPT
+
+
+def test_an_echo_request_to_all_nodes_is_not_answered() -> None:
+    with lwip_on_wire() as peer:
+        peer.send(frame(icmp(128, 0, b"\0\1\0\1one", PEER6, HOST6)))
+        assert peer.send(frame(icmp(128, 0, b"\0\1\0\1all", PEER6, "ff02::1"))) == []
+        [answer] = peer.send(frame(icmp(128, 0, b"\0\1\0\1one", PEER6, HOST6)))
+        assert answer.endswith(b"one")
+
+
+def test_what_is_malformed_does_not_reach_the_raw_sockets_of_its_own_host() -> None:
+    with lwip_on_wire() as peer:
+        sock = peer.keep(peer.stack.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
+        before = peer.stack.counters["rx_malformed"]
+        sock.sendto(b"no segment", (HOST4, 0))
+        assert peer.stack.counters["rx_malformed"] == before + 1
+        assert mask_of(sock) == IDLE
