@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import vpoll_asyncio as va
 from interface_hosts import (
     NEAR4,
     NEAR6,
@@ -26,7 +28,7 @@ from interface_hosts import (
     udp_to,
 )
 from interface_scenarios import SCENARIOS
-from link_helpers import run_in_namespace
+from link_helpers import ip, run_in_namespace
 from lwip_frames import icmp, udp
 from memory_helpers import failure
 from vpoll_asyncio.stacks import open_stack, parse_config
@@ -57,6 +59,61 @@ def every_scenario_on_the_kernel() -> None:
 @pytest.mark.needs("tap", "netns", "ip")
 def test_the_kernel_does_as_the_scenarios_say() -> None:
     run_in_namespace(every_scenario_on_the_kernel)
+
+
+def two_networks_of_the_kernel() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(20_000))
+        writer.close()
+
+    async def ask(sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        data = os.urandom(20_000)
+        writer.write(data)
+        assert await reader.readexactly(20_000) == data
+        writer.close()
+
+    async def from_kernel(host: str, device: str) -> None:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        await asyncio.get_running_loop().sock_connect(sock, (host, 7))
+        await ask(sock)
+
+    async def from_lwip(stack: LwipStack, host: str) -> None:
+        reader, writer = await va.open_connection(host, 7, stack=stack)
+        data = os.urandom(20_000)
+        writer.write(data)
+        assert await reader.readexactly(20_000) == data
+        writer.close()
+
+    async def main(stack: LwipStack) -> None:
+        near = await va.start_server(echo, "0.0.0.0", 7, stack=stack)
+        far = await asyncio.start_server(echo, ["10.0.0.2", "10.1.0.2"], 7)
+        async with asyncio.timeout(60), near, far:
+            for side in (0, 1):
+                await from_lwip(stack, f"10.{side}.0.2")
+                await from_kernel(f"10.{side}.0.1", f"tap{side}")
+                # By the other network: the kernel asks there, and is answered.
+                await from_kernel(f"10.{side}.0.1", f"tap{1 - side}")
+            ip("link", "del", "tap1")
+            while stack.interfaces[1].link_error is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await from_lwip(stack, "10.0.0.2")
+            await from_kernel("10.0.0.1", "tap0")
+
+    config = "stack=lwip,vnl=tap://tap0,ip=10.0.0.1/24,iface=vde1,vnl=tap://tap1,ip=10.1.0.1/24"
+    with open_stack(config) as stack:
+        assert isinstance(stack, LwipStack)
+        for side in (0, 1):
+            ip("addr", "add", f"10.{side}.0.2/24", "dev", f"tap{side}")
+            ip("link", "set", f"tap{side}", "up")
+        asyncio.run(main(stack))
+
+
+@pytest.mark.needs("tap", "netns", "ip")
+def test_the_kernel_is_at_the_other_end_of_both() -> None:
+    run_in_namespace(two_networks_of_the_kernel)
 
 
 def test_a_scope_may_be_the_name_of_an_interface() -> None:
