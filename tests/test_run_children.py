@@ -33,6 +33,7 @@ WAYS = [
     "posix_spawn",
     "loop",
 ]
+HAS_VDESTACK = pytest.mark.needs("vdestack")
 FORKS = ("fork", "executor", "os.fork")
 IN_A_PROCESS = pytest.mark.parametrize(
     "stack", ["memory", pytest.param("lwip", marks=pytest.mark.needs("lwip"))]
@@ -256,6 +257,23 @@ def test_a_child_that_outlives_the_stacks_network_has_none(process: int) -> None
     assert ended.status == 1
     assert "cannot enter the stack's network: [Errno 3]" in ended.err
     assert "OSError: [Errno 100]" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("stack", "address"),
+    [
+        (STACKS["memory"], "10.9.0.1"),
+        pytest.param(STACKS["lwip"], "10.9.0.1", marks=pytest.mark.needs("lwip")),
+        pytest.param(STACKS["vdestack"], "10.9.0.1", marks=pytest.mark.needs("vdestack")),
+        ("host", "127.0.0.1"),
+    ],
+)
+@pytest.mark.parametrize("outer", ["memory", pytest.param("vdestack", marks=HAS_VDESTACK)])
+def test_a_child_may_be_run_on_a_stack_of_its_own(outer: str, stack: str, address: str) -> None:
+    told = f"import socket; s = socket.create_server(({address!r}, 0)); s.close(); print('served')"
+    nested = ["-m", "vpoll_asyncio", "run", "--stack", stack, "-c", told]
+    code = f"import subprocess, sys; subprocess.run([sys.executable, *{nested!r}], check=True)"
+    assert run(outer, "-c", code) == (0, "served\n", "")
 
 
 def test_a_childs_own_sitecustomize_is_imported(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from ..backends import by_name
 from ..install import install
 from .arguments import Options, parse
-from .children import children_placed
+from .children import children_placed, network_allowed
 from .loops import loops_made_ours
 from .stacks import stacks_opened
 from .target import TargetError, run_target
@@ -45,6 +45,7 @@ def _backend_chosen(name: str | None) -> Iterator[None]:
 @contextlib.contextmanager
 def _prepared(options: Options) -> Iterator[None]:
     with contextlib.ExitStack() as steps:
+        steps.enter_context(network_allowed())
         steps.enter_context(_backend_chosen(options.backend))
         # Before `install`: uvloop takes the kernel's names from the socket module.
         steps.enter_context(loops_made_ours(options.loop))

@@ -22,7 +22,7 @@ from ..stacks.host import is_host
 from ..stacks.kernelsocket import StackSocket
 from .startup.sitecustomize import enter
 
-__all__ = ["CHILDREN", "children_placed"]
+__all__ = ["CHILDREN", "children_placed", "network_allowed"]
 
 CHILDREN: Final = ("stack", "refuse", "host")
 
@@ -78,6 +78,17 @@ def _environment(wish: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def network_allowed() -> Iterator[None]:
+    """Lift what a process of `children_placed` has refused to this one, its child."""
+    wish = os.environ.pop(_WISH, None)
+    try:
+        yield
+    finally:
+        if wish is not None:
+            os.environ[_WISH] = wish
 
 
 @contextlib.contextmanager

@@ -89,10 +89,11 @@ _NAMES = frozenset(
 
 
 def refuse(stack: str, pid: str) -> None:
-    """Refuse what would bring a socket to a network, and names; for good.
+    """Refuse what would bring a socket to a network, and names.
 
     stack, pid -- what the errors say that has the network
 
+    It ends when VPOLL_CHILDREN changes: then a stack has been opened in this process.
     Those of AF_UNIX and AF_NETLINK, and numeric addresses, stay.
     """
     text = (
@@ -100,11 +101,16 @@ def refuse(stack: str, pid: str) -> None:
         "`vpoll-asyncio run --children host` gives them the host's"
     )
 
+    wish = os.environ.get(_WISH)
+
+    def in_force() -> bool:
+        return os.environ.get(_WISH) == wish
+
     def refused() -> OSError:
         return OSError(errno.ENETDOWN, text)
 
     def hear(event: str, given: tuple[Any, ...]) -> None:
-        if not event.startswith("socket."):
+        if not event.startswith("socket.") or not in_force():
             return
         import _socket
 
@@ -122,13 +128,14 @@ def refuse(stack: str, pid: str) -> None:
                 raise _socket.gaierror(_socket.EAI_AGAIN, text)
 
     sys.addaudithook(hear)
-    sys.meta_path.insert(0, _UvloopRefuser(refused))
+    sys.meta_path.insert(0, _UvloopRefuser(in_force, refused))
 
 
 class _UvloopRefuser:
     """Finds uvloop, whose C code makes sockets that no audit hook hears of."""
 
-    def __init__(self, refused: Callable[[], OSError]) -> None:
+    def __init__(self, in_force: Callable[[], bool], refused: Callable[[], OSError]) -> None:
+        self._in_force = in_force
         self._refused = refused
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
@@ -155,7 +162,7 @@ class _UvloopRefuser:
 
             async def refusing(self_: Any, *args: Any, **options: Any) -> Any:
                 # The socket that a program gives has been asked for already.
-                if options.get("sock") is None:
+                if options.get("sock") is None and self._in_force():
                     raise self._refused()
                 return await stock(self_, *args, **options)
 
