@@ -1,21 +1,15 @@
 """CPython's own suite of asyncio as this machine runs it, and where it may fail.
 
-Each module of the suite runs in a process of its own (``programs/cpython_asyncio.py``):
-it replaces loops and policies, and leaves threads, children and unclosed files behind.
+``programs/cpython_asyncio.py`` is what runs each module.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import os
-import subprocess
-import sys
 from typing import Any, Final, NamedTuple
 
-from processes import PROGRAMS, ROOT, SECONDS
+from cpython_suite import Except, allowed, run_cases
 
-__all__ = ["EXCEPTIONS", "SETTINGS", "Except", "Setting", "allowed", "judge", "run_suite"]
+__all__ = ["EXCEPTIONS", "SETTINGS", "Setting", "exceptions_for", "run_suite"]
 
 _ASYNCIO_ON_KERNEL: Final = (
     "test_events",
@@ -60,22 +54,6 @@ SETTINGS: Final = [
     *(Setting("asyncio", "memory", module) for module in _ON_MEMORY),
     *(Setting("uvloop", "memory", module) for module in _ON_MEMORY),
 ]
-
-
-class Except(NamedTuple):
-    """Cases that may not pass, and then must not."""
-
-    where: str
-    """Matches ``LOOP-NETWORK-MODULE``, as `fnmatch` does."""
-    cases: str
-    """Matches ``Class.method``: several patterns, separated by spaces."""
-    reason: str
-    runs: bool = True
-    """Whether they run and must fail, or are left out."""
-    since: tuple[int, ...] = (3, 11)
-    """The first Python that has them so."""
-    before: tuple[int, ...] = (3, 14)
-    """The first Python that does not have them so any more."""
 
 
 EXCEPTIONS: Final = [
@@ -272,70 +250,11 @@ EXCEPTIONS: Final = [
 ]
 
 
-def allowed(setting: Setting) -> list[Except]:
+def exceptions_for(setting: Setting) -> list[Except]:
     """Return the exceptions for `setting` on this Python."""
-    return [
-        each
-        for each in EXCEPTIONS
-        if fnmatch.fnmatchcase(str(setting), each.where)
-        and each.since <= sys.version_info < each.before
-    ]
-
-
-def _matches(case: str, each: Except) -> bool:
-    return any(fnmatch.fnmatchcase(case, pattern) for pattern in each.cases.split())
-
-
-def empty_network() -> list[str]:
-    """Return the command that runs another without any network, loopback included."""
-    return ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-U", "-r", "-n"]
+    return allowed(EXCEPTIONS, str(setting))
 
 
 def run_suite(setting: Setting, *, isolated: bool = False) -> list[dict[str, Any]]:
-    """Run `setting` and return what the program reports, a dictionary a line.
-
-    isolated -- whether the kernel has no network meanwhile
-    """
-    patterns = [
-        pattern for each in allowed(setting) if not each.runs for pattern in each.cases.split()
-    ]
-    path = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [
-            *(empty_network() if isolated else ()),
-            sys.executable,
-            str(PROGRAMS / "cpython_asyncio.py"),
-            *setting,
-            *patterns,
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-        timeout=2 * SECONDS,
-    )
-    lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-    if not lines or "ended" not in lines[-1]:
-        last = lines[-1] if lines else "the start"
-        raise AssertionError(f"{setting} broke off after {last}: {done.stderr[-8000:]}")
-    return lines
-
-
-def judge(lines: list[dict[str, Any]], exceptions: list[Except]) -> list[str]:
-    """Return what is wrong with the outcomes in `lines`, given `exceptions`."""
-    outcomes = {line["case"]: line for line in lines if "outcome" in line}
-    left_out = [case for line in lines for case in line.get("left_out", ())]
-    wrong = []
-    for case, line in outcomes.items():
-        excused = any(_matches(case, each) for each in exceptions if each.runs)
-        passed = line["outcome"] == "passed"
-        if passed and excused:
-            wrong.append(f"{case} passes: it is no exception any more")
-        elif not passed and not excused:
-            wrong.append(f"{case} {line['outcome']}: {line['text']}")
-    for each in exceptions:
-        for pattern in each.cases.split():
-            known = outcomes if each.runs else left_out
-            if not fnmatch.filter(known, pattern):
-                wrong.append(f"{pattern} is no case of the suite: {each.reason}")
-    return wrong
+    """Run `setting`; see `run_cases`."""
+    return run_cases("cpython_asyncio.py", setting, exceptions_for(setting), isolated=isolated)

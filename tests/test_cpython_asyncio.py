@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from cpython_asyncio import SETTINGS, Except, Setting, allowed, judge, run_suite
+from cpython_asyncio import SETTINGS, Setting, exceptions_for, run_suite
+from cpython_suite import Except, judge
 
 pytestmark = pytest.mark.needs("cpython_tests")
 
@@ -29,7 +30,7 @@ def parametrized(network: str) -> list[object]:
 def test_over_kernel_sockets(setting: Setting) -> None:
     lines = run_suite(setting)
     assert any(line.get("outcome") == "passed" for line in lines)
-    assert not (wrong := judge(lines, allowed(setting))), "\n".join(wrong)
+    assert not (wrong := judge(lines, exceptions_for(setting))), "\n".join(wrong)
 
 
 @pytest.mark.needs("netns")
@@ -37,7 +38,7 @@ def test_over_kernel_sockets(setting: Setting) -> None:
 def test_over_memory_sockets(setting: Setting) -> None:
     lines = run_suite(setting, isolated=True)
     assert any(line.get("sockets") for line in lines)
-    assert not (wrong := judge(lines, allowed(setting))), "\n".join(wrong)
+    assert not (wrong := judge(lines, exceptions_for(setting))), "\n".join(wrong)
 
 
 @pytest.mark.needs("netns")

@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"watch"},
             {"descriptors", "libvpoll", "sockaddr"},
             {"sockhooks"},
-            {"delegated", "signalling"},
+            {"delegated", "signalling", "tlschannel"},
             {"sockettransfer"},
             {"sockets"},
             {"tlssockets"},

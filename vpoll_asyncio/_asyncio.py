@@ -40,7 +40,7 @@ def tls_over_buffers(
     outgoing: ssl.MemoryBIO,
     server_side: bool,
     server_hostname: str | None,
-    owner: ssl.SSLSocket,
+    owner: object,
     session: ssl.SSLSession | None,
 ) -> Any:
     """Return what `ssl.SSLObject` holds inside, which callbacks see as `owner`.

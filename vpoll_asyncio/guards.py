@@ -64,13 +64,13 @@ _kernel_write: Final = os.write
 
 
 def _read(fd: int, length: int, /) -> bytes:
-    if EXISTING:
+    if EXISTING and length:
         _refuse(fd, "os.read()", "use recv()")
     return _kernel_read(fd, length)
 
 
 def _write(fd: int, data: Any, /) -> int:
-    if EXISTING:
+    if EXISTING and memoryview(data).nbytes:
         _refuse(fd, "os.write()", "use send()")
     return _kernel_write(fd, data)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
 import os
 import socket
 import threading
@@ -164,7 +165,8 @@ def _if_nametoindex(name: str | bytes, /) -> int:
 
 def _if_indextoname(index: int, /) -> str:
     stack = _other_stack()
-    if stack is None:
+    if stack is None or not 0 <= operator.index(index) < 1 << 32:
+        # What is no interface's index anywhere is refused in the kernel function's own words.
         return str(_kernel["if_indextoname"](index))
     for other, name in stack.if_nameindex():
         if other == index:

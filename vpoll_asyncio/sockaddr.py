@@ -25,6 +25,8 @@ _KINDS: Final = {
     int(socket.SOCK_STREAM): (socket.SOCK_STREAM, int(socket.IPPROTO_TCP)),
     int(socket.SOCK_DGRAM): (socket.SOCK_DGRAM, int(socket.IPPROTO_UDP)),
 }
+# RFC 8200, 3: a flow label has 20 bits.
+_MOST_FLOWINFO: Final = (1 << 20) - 1
 _INET: Final = socket.AF_INET
 _INET6: Final = socket.AF_INET6
 
@@ -87,6 +89,8 @@ def numeric_address(
         raise TypeError(f"{caller}(): host must be str or bytes, not {type(host).__name__}")
     if six:
         flowinfo, scope = (*address[2:], 0, 0)[:2]
+        if not 0 <= flowinfo <= _MOST_FLOWINFO:
+            raise OverflowError(f"{caller}(): flowinfo must be 0-{_MOST_FLOWINFO}.")
         if host == "":
             return "::", port, flowinfo, scope
         try:

@@ -269,6 +269,8 @@ class UserSocket(SocketTransfers):
     def shutdown(self, how: int) -> None:
         """Shut down one or both directions, as shutdown(2)."""
         self._check_open()
+        how = operator.index(how)
+        check_c_int(0, how)
         if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self.do_shutdown(how)

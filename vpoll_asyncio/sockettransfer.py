@@ -39,6 +39,13 @@ def check_c_int(size: int, number: int) -> None:
         raise OverflowError(f"{number} does not fit into a C int")
 
 
+def _control_message(item: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(item, (tuple, list)) or len(item) != 3:
+        raise TypeError("sendmsg() argument 2 must be an iterable of 3-item sequences")
+    level, kind, data = item
+    return level, kind, data
+
+
 class SocketTransfers(SocketHooks, socket.socket):
     """The part of `UserSocket` that moves data: ``recv*``, ``send*``, `sendfile`.
 
@@ -212,7 +219,15 @@ class SocketTransfers(SocketHooks, socket.socket):
 
     @staticmethod
     def _flat(data: Any) -> Data:
-        return data if type(data) is bytes else memoryview(data).cast("B")
+        if type(data) is bytes:
+            return data
+        try:
+            return memoryview(data).cast("B")
+        except TypeError:
+            if isinstance(data, (bytearray, memoryview)):
+                raise
+            kind = type(data).__name__
+            raise TypeError(f"a bytes-like object is required, not {kind!r}") from None
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send a prefix of `data` and return its length, as send(2)."""
@@ -267,9 +282,14 @@ class SocketTransfers(SocketHooks, socket.socket):
     ) -> int:
         """Send the concatenation of `buffers`, as sendmsg(2).
 
-        Raises OSError (EINVAL) for ancillary data, which no stack carries.
+        Raises OSError (EINVAL) for ancillary data, which no stack carries, and TypeError
+        for what is none.
         """
-        if list(ancdata):
+        if messages := list(ancdata):
+            for level, kind, data in map(_control_message, messages):
+                operator.index(level)
+                operator.index(kind)
+                memoryview(data)
             raise OSError(errno.EINVAL, "user sockets carry no ancillary data")
         parts = [self._flat(buffer) for buffer in buffers]
         flat = parts[0] if len(parts) == 1 else b"".join(parts)

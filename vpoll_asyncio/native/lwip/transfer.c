@@ -61,7 +61,7 @@ int64_t stream_recv(struct sock *s, char *out, size_t size, int flags)
 {
     if (s->state == S_LISTEN)
         return -ENOTCONN;
-    if (s->rx_bytes > 0 && size > 0) {
+    if (s->rx_bytes > 0) {
         size_t n = copy_out(s, out, size, flags & VP_PEEK);
         if (s->pcb.tcp != NULL && !(flags & VP_PEEK))
             for (size_t left = n; left > 0;) {
@@ -79,7 +79,7 @@ int64_t stream_recv(struct sock *s, char *out, size_t size, int flags)
         return 0;
     if (s->state == S_NEW)
         return -ENOTCONN;
-    return size == 0 ? 0 : -EAGAIN;
+    return -EAGAIN;
 }
 
 /* lwIP cuts segments to half of the largest window seen and asserts that the last one

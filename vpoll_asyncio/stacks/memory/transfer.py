@@ -95,7 +95,7 @@ class Transfer(Connection):
     def recv(self, bufsize: int, flags: int) -> bytes:
         """Receive up to `bufsize` bytes, all that wait.  Raises as recv(2) does."""
         try:
-            if not flags:
+            if not flags and bufsize:
                 touched: list[Pcb] = []
                 with self.lock:
                     before = self.used
@@ -139,6 +139,8 @@ class Transfer(Connection):
         if flags & _OOB:
             return self._recv_urgent(bufsize, flags, touched)
         if self.used:
+            if not bufsize:
+                return b""
             before = self.used
             if flags & _PEEK:
                 data = self.peek_ordinary(bufsize)

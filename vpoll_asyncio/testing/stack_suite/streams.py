@@ -34,6 +34,16 @@ CALLS: dict[str, Callable[[socket.socket, Any], object]] = {
 }
 
 
+NO_BYTES: dict[str, Callable[[socket.socket], tuple[Any, ...]]] = {
+    "recvfrom": lambda sock: sock.recvfrom(0),
+    "recvfrom_into": lambda sock: sock.recvfrom_into(bytearray()),
+    "recvmsg": lambda sock: sock.recvmsg(0),
+    "recvmsg_into": lambda sock: sock.recvmsg_into([bytearray()]),
+    "peeking": lambda sock: sock.recvfrom(0, socket.MSG_PEEK),
+}
+"""Calls that pass a length of 0 on, as `recv` and `recv_into` do not."""
+
+
 def receive(lab: Lab, sock: socket.socket, count: int) -> bytes:
     """Return the next `count` bytes, or all until the end where there are fewer."""
     data = b""
@@ -244,3 +254,16 @@ class StreamTests(SuiteBase):
         lab.readable(server)
         assert server.recv(0) == b""
         assert server.recv(1) == b"x"
+
+    @pytest.mark.parametrize("call", NO_BYTES)
+    def test_asking_for_no_bytes_waits_for_some_and_takes_none(self, lab: Lab, call: str) -> None:
+        client, server = lab.pair()
+        ask = NO_BYTES[call]
+        assert failure(ask, server) == errno.EAGAIN
+        client.send(b"x")
+        lab.readable(server)
+        assert ask(server)[0] in (0, b"")
+        assert server.recv(1) == b"x"
+        client.close()
+        lab.settles(server, R | W | RDHUP)
+        assert ask(server)[0] in (0, b"")
