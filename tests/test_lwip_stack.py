@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import vpoll_asyncio as va
+from link_helpers import PATIENCE
 from lwip_frames import ACK, RST, SYN, frame, icmp, parse_tcp, tcp
 from lwip_helpers import HOST4, HOST6, PEER4, PEER6, Peer, lwip_on_wire
 from memory_helpers import DEAD, ERR, W, failure, mask_of
@@ -394,17 +395,42 @@ def test_datagrams_on_every_loop(run: Run, peer: Peer, host: str) -> None:
     run(main())
 
 
-def test_another_loop_may_drive_once_the_first_is_closed(peer: Peer) -> None:
-    first = asyncio.new_event_loop()
+def test_of_two_loops_the_one_that_runs_drives(peer: Peer) -> None:
+    def driving() -> asyncio.AbstractEventLoop | None:
+        driver = peer.stack.core.driver
+        return None if driver is None else driver.loop
+
+    async def comes(loop: asyncio.AbstractEventLoop) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while driving() is not loop:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
     peer.stack.attach(first)
     peer.stack.attach(first)
-    second = asyncio.new_event_loop()
-    with pytest.raises(RuntimeError, match="detach"):
-        peer.stack.attach(second)
-    first.close()
     peer.stack.attach(second)
-    peer.stack.detach(second)
+    assert driving() is first
+    for loop in (second, first, second):
+        loop.run_until_complete(comes(loop))
     second.close()
+    first.run_until_complete(comes(first))
+    first.close()
+
+
+def test_a_loop_that_is_attached_while_it_runs_drives_in_place_of_one_that_does_not(
+    peer: Peer,
+) -> None:
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    peer.stack.attach(first)
+
+    async def main() -> None:
+        peer.stack.attach(second)
+        assert peer.stack.core.driver is not None
+        assert peer.stack.core.driver.loop is second
+
+    second.run_until_complete(main())
+    second.close()
+    first.close()
 
 
 def test_an_idle_stack_lets_the_loop_sleep(run: Run, peer: Peer) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 import stack_differences
 from lwip_helpers import HOST4, HOST6, lwip_on_wire
-from vpoll_asyncio.links import wire_pair
+from vpoll_asyncio import EventMask
+from vpoll_asyncio.links import WireLink, wire_pair
 from vpoll_asyncio.stacks import Stack, open_stack
 from vpoll_asyncio.stacks.host import host_stack
+from vpoll_asyncio.stacks.lwip import LwipStack
 from vpoll_asyncio.testing.stack_suite import Hosts, StackSuite
 from vpoll_asyncio.testing.stack_suite.loops import LoopTests
 from vpoll_asyncio.testing.stack_suite.masks import MaskTests
@@ -100,6 +104,46 @@ class TestLwipOnLoopback(MaskTests, UrgentTests):
     def hosts(self, request: pytest.FixtureRequest) -> Iterator[Hosts]:
         with lwip_host(request.param) as hosts:
             yield hosts
+
+
+@pytest.fixture(scope="module")
+def lwips() -> Iterator[tuple[LwipStack, LwipStack]]:
+    near, far = wire_pair()
+    with (
+        open_stack("lwip", link=near, ip=["10.0.0.1/24", "fd00::1/64"], thread=True) as server,
+        open_stack("lwip", link=far, ip=["10.0.0.2/24", "fd00::2/64"], thread=True) as client,
+    ):
+        assert isinstance(server, LwipStack)
+        assert isinstance(client, LwipStack)
+        yield server, client
+
+
+@pytest.mark.needs("lwip")
+class TestLwipOnAWire(Suite):
+    """Two lwIP hosts on a wire."""
+
+    differences = stack_differences.LWIP
+
+    @pytest.fixture(params=["10.0.0.1", "fd00::1"])
+    def hosts(self, request: pytest.FixtureRequest, lwips: tuple[LwipStack, LwipStack]) -> Hosts:
+        server, client = lwips
+
+        def drive() -> None:
+            busy = True
+            while busy:
+                server.core.turn(True)
+                client.core.turn(True)
+                links = (server.link, client.link)
+                busy = any(cast(WireLink, link).pollable.peek() & EventMask.IN for link in links)
+
+        def skip_time(seconds: float) -> None:
+            for _ in range(math.ceil(seconds / 0.5)):
+                server.skip_time(0.5)
+                client.skip_time(0.5)
+                drive()
+
+        address = request.param
+        return Hosts(server, client, address, f"{address[:-1]}2", drive, skip_time)
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,8 @@ class EventLoop(DispatchMixin, TurnLoop):  # type: ignore[misc]
     `sock_*` also take VPolls and user sockets, by their wait queue: no descriptor, no
     system call while the loop is awake.
 
-    Raises RuntimeError when another loop drives `stack`, OSError (EMFILE, ENFILE) when
-    there are no descriptors for it.
+    Raises OSError (EMFILE, ENFILE) when there are no descriptors for it, and what
+    `Stack.attach` does.
     """
 
     vpoll_selector: VPollSelector

@@ -28,8 +28,7 @@ def new_event_loop(
 
     It serves as a loop factory: ``asyncio.Runner(loop_factory=new_event_loop)``, or
     with `functools.partial` for other arguments.  Raises ValueError for an unknown
-    `loop`, ImportError when uvloop is not installed, RuntimeError when another loop
-    drives `stack`.
+    `loop`, ImportError when uvloop is not installed, and what `Stack.attach` does.
     """
     if loop == "asyncio":
         return EventLoop(stack)

@@ -33,7 +33,7 @@ class UvloopEventLoop(DispatchMixin, uvloop.Loop):  # type: ignore[misc]
     Everything that uvloop does works as there.  `add_reader`, `add_writer` and `sock_*`
     also take VPolls and user sockets, by their wait queue: no descriptor.
 
-    Raises RuntimeError when another loop drives `stack`.
+    Raises what `Stack.attach` does.
     """
 
     def __init__(self, stack: Stack | None = None) -> None:

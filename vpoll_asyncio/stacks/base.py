@@ -360,10 +360,9 @@ class Stack(abc.ABC):
         """Let `loop` drive the stack: its links, its timers.
 
         To be called in the loop's thread, or before it runs.  Attaching to the same
-        loop again changes nothing.  While another loop runs and drives a stack that
-        only one loop can drive, the stack serves this one as well, which takes over when
-        that one stops.  Raises RuntimeError when that other loop does not run at the
-        moment, and is not closed.
+        loop again changes nothing.  Of several loops one that runs drives; the others are
+        served as well, and one of them takes over when that one stops.  A stack that only
+        one loop may use raises RuntimeError while another has it.
         """
 
     def detach(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
@@ -125,6 +126,7 @@ class LwipStack(ConfiguredStack):
         """Socket options; for `LwipSocket`."""
         self._blocking = BlockingDriver(lambda: core.ports, core.turn, lambda: core.due)
         core.watchers = (self._blocking,)
+        self._attaching = threading.RLock()
         self._standby = Standby(self._take_over)
         self._closed = False
         try:
@@ -173,17 +175,20 @@ class LwipStack(ConfiguredStack):
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         self.refuse_closed()
-        driver = self.core.driver
-        if driver is not None:
-            if driver.loop is loop:
-                return
-            if driver.running:
-                self._standby.add(loop)
-                return
-            if not driver.loop.is_closed():
-                raise RuntimeError(
-                    f"{driver.loop!r} drives the lwip stack: detach it before attaching another"
-                )
+        with self._attaching:
+            driver = self.core.driver
+            if driver is not None:
+                if driver.loop is loop:
+                    return
+                running_here = asyncio._get_running_loop() is loop
+                if not driver.loop.is_closed() and (driver.running or not running_here):
+                    # It drives once it runs while the other does not.
+                    self._standby.add(loop)
+                    return
+                self._retire(driver)
+            self._drive(loop)
+
+    def _drive(self, loop: asyncio.AbstractEventLoop) -> None:
         self._standby.discard(loop)
         core = self.core
         driver = core.driver = LoopDriver(loop, core.turn, core.reader)
@@ -200,36 +205,39 @@ class LwipStack(ConfiguredStack):
     def _attach_running_loop(self) -> None:
         loop = asyncio._get_running_loop()
         driver = self.core.driver
-        if loop is None or (driver is not None and driver.loop is loop):
-            return
-        if driver is None or driver.running or driver.loop.is_closed():
+        if loop is not None and (driver is None or driver.loop is not loop):
             self.attach(loop)
 
     def _take_over(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Let `loop`, which runs this, drive when the loop that did has stopped."""
-        if self._closed:
+        with self._attaching:
+            driver = self.core.driver
+            if self._closed:
+                return True
+            if driver is not None and driver.running:
+                return driver.loop is loop
+            if driver is not None:
+                self._retire(driver)
+            self._drive(loop)
             return True
-        driver = self.core.driver
-        if driver is not None and driver.running:
-            return driver.loop is loop
+
+    def _retire(self, driver: LoopDriver[Port]) -> None:
         self.core.driver = None
-        if driver is not None:
-            driver.close()
-            if not driver.loop.is_closed():
-                # It may run again, and its sockets are here.
-                self._standby.add(driver.loop)
-        self.attach(loop)
-        return True
+        driver.close()
+        if not driver.loop.is_closed():
+            # It may run again, and its sockets are here.
+            self._standby.add(driver.loop)
 
     def detach(self, loop: asyncio.AbstractEventLoop) -> None:
-        driver = self.core.driver
-        if driver is not None and driver.loop is loop:
+        with self._attaching:
+            driver = self.core.driver
+            if driver is None or driver.loop is not loop:
+                self._standby.discard(loop)
+                return
             self.core.driver = None
             driver.close()
-            self._ring_thread()
-            self._standby.offer()
-        else:
-            self._standby.discard(loop)
+        self._ring_thread()
+        self._standby.offer()
 
     def _driven(self) -> bool:
         driver = self.core.driver

@@ -25,10 +25,10 @@ class Standby:
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
     def add(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let `loop` look from time to time.  In its thread, or when it does not run."""
+        """Let `loop` look at once and from time to time.  In its thread, or before it runs."""
         if loop not in self._loops:
             self._loops.add(loop)
-            loop.call_later(_LOOK, self._look, loop)
+            loop.call_soon(self._look, loop)
 
     def discard(self, loop: asyncio.AbstractEventLoop) -> None:
         """Forget `loop`, if it is one of them."""

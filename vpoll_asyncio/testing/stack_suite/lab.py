@@ -68,6 +68,8 @@ SIOCATMARK: Final = 0x8905
 _PATIENCE: Final = 40
 _HURRY: Final = 0.5
 _PAUSE: Final = 0.0005
+# So many looks find no room: acknowledgements that are under way make some.
+_FULL: Final = 10
 
 
 @dataclass(frozen=True)
@@ -184,15 +186,18 @@ def fill(
     drive -- called whenever nothing more is taken
     """
     total = 0
+    looks = 0
 
     def full() -> bool:
-        nonlocal total
+        nonlocal total, looks
         try:
             while True:
                 total += sock.send(b"x" * 65536)
+                looks = 0
         except BlockingIOError:
             drive()
-            return not mask_of(sock) & EventMask.OUT
+            looks = 0 if mask_of(sock) & EventMask.OUT else looks + 1
+            return looks == _FULL
 
     wait(full, "the send buffer does not fill up")
     return total
