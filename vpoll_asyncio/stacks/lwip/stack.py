@@ -26,6 +26,7 @@ from .forks import close_in_children, leave_children_alone
 from .interfaces import check_requests, free_name, further_requests, open_interface, request
 from .kinds import kind_of
 from .options import LwipOptions
+from .ports import Port
 from .sockets import LwipSocket
 from .standby import Standby
 from .thread import StackThread
