@@ -71,6 +71,9 @@ async def exchange(
 
 def _address(stack: Stack, server: str, kind: int) -> tuple[int, Any]:
     host, port = split_server(server)
+    if "%" in host:
+        # Of the names of a stack's interfaces numeric look-ups know nothing.
+        host = next(iter(stack.lookup_hosts(host, 0) or (host,)))
     infos = stack.getaddrinfo(host, port, 0, kind, 0, socket.AI_NUMERICHOST)
     family, _, _, _, address = infos[0]
     return family, address
