@@ -180,6 +180,7 @@ CHECKS: dict[str, Check] = {
     "dev_vpoll": _dev_vpoll,
     "dnsmasq": _command("dnsmasq", "dnsmasq-base"),
     "dnspython": _module("dns"),
+    "dpkt": _module("dpkt"),
     "efd_vpoll": _efd_vpoll,
     "fuse": _fuse,
     "httpx": _module("httpx"),

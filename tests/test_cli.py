@@ -42,6 +42,7 @@ def test_info_lists_what_the_library_knows(capsys: Printed) -> None:
         "Links",
         "Accelerator",
         "Names",
+        "DHCP",
         "Loops",
     ]
     assert list(tables["Backends"]) == [info.name for info in backends()]

@@ -157,6 +157,17 @@ def _info() -> int:
             )
         ],
     )
+    dpkt = _distribution("dpkt")
+    _table(
+        "DHCP: open_stack('lwip', ..., dhcp=True)",
+        [
+            (
+                "dpkt",
+                "yes" if dpkt else "no",
+                f"dpkt {dpkt}" if dpkt else "pip install vpoll-asyncio[dhcp]",
+            )
+        ],
+    )
     uvloop = _distribution("uvloop")
     _table(
         'Loops: run(..., loop="NAME")',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -9,10 +10,12 @@ import threading
 from collections.abc import Callable, Iterable
 
 from ...links.base import Link
-from ..base import Stack
+from ..base import Stack, attach
+from ..dhcp import Lease
 from ..names import Addresses
 from .config import Interface, Route, check_room, parse_address, parse_route
 from .core import Core
+from .dhcp import Leases, require
 from .interfaces import (
     LOOPBACK,
     NetworkInterface,
@@ -47,6 +50,10 @@ class ConfiguredStack(Stack):
         self.core = core
         """The C side; for `LwipSocket`."""
         self._configuring = threading.Lock()
+        self.dhcp_clients = Leases(self)
+        """What servers of DHCP tell the stack to be."""
+        self.dhcp_timeout = 0.0
+        """Seconds that opening an interface waits for its lease."""
 
     @property
     def addresses(self) -> list[str]:
@@ -64,15 +71,19 @@ class ConfiguredStack(Stack):
         route: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
+        dhcp: bool | int | str = False,
     ) -> NetworkInterface:
         """Open a further interface; the options are the stack's own, and its routes go through it.
 
         iface -- its name; by default the first of ``vde0``, ``vde1`` … that is free
+        dhcp -- whether a server says what it is to be; unless a loop runs in this thread,
+            this returns when one has, or raises after the stack's `dhcp_timeout`
 
         Nothing stays behind when this raises, and the link is closed unless an option was bad:
         ValueError for that and for more interfaces than there is room for (32); OSError:
         EEXIST when there is an interface, an address or a route like it already, ENETUNREACH,
-        ENETDOWN when the stack is closed, and whatever opening the link raises.
+        ENETDOWN when the stack is closed, ETIMEDOUT when no DHCP server has answered, ENOPKG
+        without dpkt, and whatever opening the link raises.
         """
         with self._configuring:
             self.refuse_closed()
@@ -88,13 +99,51 @@ class ConfiguredStack(Stack):
                 route=route,
                 mac=mac,
                 mtu=mtu,
+                dhcp=dhcp,
             )
+            if asked.dhcp:
+                require()
             if len(names) == self.core.most_interfaces:
                 raise ValueError(f"{len(names) + 1} interfaces: lwIP has room for {len(names)}")
             if asked.name in names:
                 raise OSError(errno.EEXIST, f"{asked.name}: {os.strerror(errno.EEXIST)}")
             check_room([*self._all_addresses(), *asked.addresses])
-            return shown(open_interface(self.core, asked))
+            port = open_interface(self.core, asked)
+        if asked.dhcp:
+            try:
+                self.dhcp_clients.add(port)
+                self.wait_for_leases()
+            except BaseException:
+                self.del_interface(port.name)
+                raise
+        return shown(port)
+
+    def wait_for_leases(self) -> None:
+        """Wait as opening an interface does, where no loop runs.  Raises OSError (ETIMEDOUT)."""
+        if self.dhcp_timeout and asyncio._get_running_loop() is None:
+            self.dhcp_clients.wait(self.dhcp_timeout)
+
+    @property
+    def lease(self) -> Lease | None:
+        """What a DHCP server has granted the first interface that has a lease, else None."""
+        return next(iter(self.leases.values()), None)
+
+    @property
+    def leases(self) -> dict[str, Lease]:
+        """What DHCP servers have granted, by the names of the interfaces."""
+        return self.dhcp_clients.of()
+
+    async def wait_configured(self, timeout: float | None = None) -> None:
+        """Wait on the running loop, which drives the stack, until every interface has its lease.
+
+        timeout -- seconds; None to wait as long as it takes
+
+        At once where no interface has the option `dhcp`.  Raises OSError: ETIMEDOUT, with
+        what was tried, ENETDOWN when the stack is closed; RuntimeError as `attach`.
+        """
+        self.refuse_closed()
+        attach(asyncio.get_running_loop(), self)
+        await self.dhcp_clients.wait_on_loop(timeout)
 
     def del_interface(self, name: str) -> None:
         """Close an interface and its link; its addresses and routes go with it.
@@ -106,7 +155,11 @@ class ConfiguredStack(Stack):
         """
         with self._configuring:
             self.refuse_closed()
-            self.core.del_interface(port_named(self.core, name))
+            port = port_named(self.core, name)
+        self.dhcp_clients.remove(port)
+        with self._configuring:
+            self.refuse_closed()
+            self.core.del_interface(port)
 
     @property
     def interfaces(self) -> list[NetworkInterface]:
@@ -157,7 +210,10 @@ class ConfiguredStack(Stack):
     def _set_up(self, name: str, up: bool) -> None:
         with self._configuring:
             self.refuse_closed()
-            self.core.set_up(port_named(self.core, name), up)
+            port = port_named(self.core, name)
+            self.core.set_up(port, up)
+        if up:
+            self.dhcp_clients.restore(port)
 
     def _all_addresses(self) -> list[Interface]:
         return [address for port in self.core.ports for address in port.addresses]

@@ -20,11 +20,12 @@ from ...sockhooks import Data
 from ...vpoll import VPoll
 from .addresses import from_native, raise_errno, to_native
 from .config import Gateway, Interface, Route
-from .driver import LoopDriver
+from .driver import NEVER, LoopDriver
 from .masks import Reader, Stream, calls_of, masks_of
 from .ports import BATCH, Port, read_counters
 from .stats import Stats, read_stats
 from .thread import StackThread
+from .timers import Timers
 
 __all__ = ["Core", "Watcher"]
 
@@ -71,6 +72,8 @@ class Core:
         """What drives the stack while no loop does."""
         self.watchers: tuple[Watcher, ...] = ()
         """Who else watches the links."""
+        self.timers = Timers()
+        """What Python is to do when; after setting one outside `turn`, `settle`."""
         self._calls = calls_of(native)
         self.sockets = masks_of(native)
         """The instance's sockets and their masks."""
@@ -200,7 +203,7 @@ class Core:
     @property
     def due(self) -> int:
         """When the timers must run, in milliseconds of CLOCK_MONOTONIC."""
-        return int(self.status.due_ms)
+        return min(int(self.status.due_ms), self.timers.due)
 
     @property
     def more(self) -> bool:
@@ -209,13 +212,18 @@ class Core:
 
     def alarm(self) -> int:
         """Return the deadline of the timers; `settle` hears of earlier ones from now on."""
-        due = self.status.due_ms
+        due = self.due
         self.status.armed_ms = due
-        return int(due)
+        return due
 
     def skip(self, seconds: float) -> None:
         """Let the timers see `seconds` pass."""
-        self._lib.vp_skip(round(seconds * 1000))
+
+        def step(some: float) -> None:
+            self._lib.vp_skip(round(some * 1000))
+            self.settle()
+
+        self.timers.skip(seconds, step)
         self.settle()
 
     def new(self, six: bool, kind: int, protocol: int) -> int:
@@ -363,14 +371,14 @@ class Core:
         driver = self.driver
         thread = self.thread
         if thread is not None and (driver is None or not driver.running):
-            thread.arm(status.due_ms)
+            thread.arm(self.due)
             if wanted or status.more:
                 thread.ring()
             return
         if driver is None:
             status.armed_ms = 0
             return
-        driver.arm(status.due_ms)
+        driver.arm(self.due)
         status.armed_ms = driver.armed
         if wanted or driver.writing:
             driver.watch_writers()
@@ -401,6 +409,7 @@ class Core:
                 for port in self.ports:
                     self.turn(port)
                 return
+            self.timers.run()
             self.sockets.turn(_NO_LINK)
         elif readable.error is not None:
             self.sockets.turn(_NO_LINK)
@@ -408,14 +417,16 @@ class Core:
             readable.read(BATCH)
             self.sockets.turn(_NO_LINK)
         else:
+            ran = self.timers.due != NEVER and self.timers.run()
             self.sockets.turn(readable.index)
-            if not self.status.attention:
+            if not self.status.attention and not ran:
                 return
         self.settle()
 
     def after_fork(self) -> None:
         """In the child: C has closed its copy already."""
         self.closed = True
+        self.timers.after_fork()
         self.driver = None
         self.thread = None
         self.sockets.after_fork()
@@ -430,6 +441,7 @@ class Core:
     def close(self) -> None:
         """Kill the sockets, tell their peers, end the C side."""
         self.closed = True
+        self.timers.clear()
         self._lib.vp_quit()
         self.sockets.publish()
         for port in self._slow_ports:

@@ -15,6 +15,7 @@ from .config import (
     Interface,
     Route,
     check_room,
+    parse_flag,
     parse_gateways,
     parse_interfaces,
     parse_mac,
@@ -76,6 +77,7 @@ class Request:
     routes: Sequence[Route]
     mac: str | bytes | None
     mtu: int | str | None
+    dhcp: bool
 
 
 def request(
@@ -90,6 +92,7 @@ def request(
     route: str | Iterable[str] = (),
     mac: str | bytes | None = None,
     mtu: int | str | None = None,
+    dhcp: bool | int | str = False,
 ) -> Request:
     """Return the options of an interface, checked.  Raises ValueError for a bad one."""
     name = default_name if iface is None else iface
@@ -107,7 +110,7 @@ def request(
     routes = [parse_route("default", str(gateway)) for gateway in gateways]
     routes += parse_routes(route)
     parse_mac(mac)
-    return Request(name, vnl, link, addresses, routes, mac, mtu)
+    return Request(name, vnl, link, addresses, routes, mac, mtu, parse_flag("dhcp", dhcp))
 
 
 def further_requests(
@@ -161,6 +164,8 @@ def open_interface(core: Core, asked: Request) -> Port:
         assert asked.vnl is not None
         link = open_link(asked.vnl)
     try:
+        if asked.dhcp and link.medium != "ethernet":
+            raise ValueError(f"dhcp: {link!r} carries bare packets: expected a link of Ethernet")
         hardware = parse_mac(link.address if asked.mac is None else asked.mac)
         port = core.add_interface(asked.name, link, hardware, checked_mtu(asked.mtu, link))
     except BaseException:

@@ -21,6 +21,7 @@ from .blocking import BlockingDriver
 from .config import parse_flag
 from .configured import ConfiguredStack
 from .core import Core
+from .dhcp import parse_hostname, parse_timeout, require
 from .driver import LoopDriver
 from .forks import close_in_children, leave_children_alone
 from .interfaces import check_requests, free_name, further_requests, open_interface, request
@@ -49,6 +50,12 @@ class LwipStack(ConfiguredStack):
         hosts are neighbours
     mac -- hardware address on Ethernet; by default what the link prescribes, else random
     mtu -- most bytes of an IP packet; by default the link's
+    dhcp -- whether a DHCP server says which address, routes, MTU and name servers there are:
+        `lease`
+    dhcp_timeout -- seconds to wait for that at the opening, unless a loop runs in this
+        thread: then `wait_configured` is what waits; 0 not to wait
+    dhcp_release -- whether leases are given back at the end
+    hostname -- the name that DHCP servers are told
     iface -- the interface's name, by default ``"vde0"``
     interfaces -- further interfaces, each a mapping of the options above, as
         `add_interface` takes them
@@ -73,7 +80,7 @@ class LwipStack(ConfiguredStack):
 
     Raises ValueError for bad options; OSError: ENOPKG when something must be installed,
     EIO when the library cannot be copied or loaded, EEXIST for two routes to one network, and
-    whatever opening a link raises.
+    whatever opening a link raises; TimeoutError (ETIMEDOUT) when no DHCP server has answered.
     """
 
     name: ClassVar[str] = "lwip"
@@ -89,6 +96,10 @@ class LwipStack(ConfiguredStack):
         route: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
+        dhcp: bool | int | str = False,
+        dhcp_timeout: float | str = 30,
+        dhcp_release: bool | int | str = False,
+        hostname: str | None = None,
         iface: str | None = None,
         interfaces: Iterable[Mapping[str, Any]] = (),
         thread: bool | int | str = False,
@@ -110,8 +121,13 @@ class LwipStack(ConfiguredStack):
             route=route,
             mac=mac,
             mtu=mtu,
+            dhcp=dhcp,
         )
         requests = [first, *further_requests(interfaces, [first.name])]
+        seconds, name = parse_timeout(dhcp_timeout), parse_hostname(hostname)
+        release = parse_flag("dhcp_release", dhcp_release)
+        if any(one.dhcp for one in requests):
+            require()
         if dns or domain or dns_options:
             self.resolver = Resolver(self, dns, domain, dns_options)
         self._instance = instances.take()
@@ -131,8 +147,7 @@ class LwipStack(ConfiguredStack):
         self._standby = Standby(self._take_over)
         self._closed = False
         try:
-            for one in requests:
-                open_interface(core, one)
+            ports = [open_interface(core, one) for one in requests]
         except BaseException:
             self.close()
             raise
@@ -141,6 +156,17 @@ class LwipStack(ConfiguredStack):
             core.thread = StackThread(core)
             core.watchers = (self._blocking, core.thread)
             core.settle()
+        self.dhcp_timeout = seconds
+        leases = self.dhcp_clients
+        leases.hostname, leases.release = name, release
+        try:
+            for one, port in zip(requests, ports, strict=True):
+                if one.dhcp:
+                    leases.add(port)
+            self.wait_for_leases()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def missing(cls) -> str:
@@ -258,6 +284,7 @@ class LwipStack(ConfiguredStack):
     def close(self) -> None:
         if self._closed:
             return
+        self.dhcp_clients.close()
         self._closed = True
         leave_children_alone(self._instance.module.lib)
         self._standby.clear()
@@ -282,6 +309,7 @@ class LwipStack(ConfiguredStack):
             self.core.thread.after_fork()
         self._blocking.after_fork()
         self.core.after_fork()
+        self.dhcp_clients.abandon()
         for port in self.core.ports:
             port.link.close()
         instances.release(self._instance)
