@@ -31,6 +31,11 @@ _MAX_V4 = 200
 _MAX_V6 = 5
 
 
+_ADDRESSES: Final = (
+    *(ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Interface),
+    *(ipaddress.IPv6Interface, ipaddress.IPv4Network, ipaddress.IPv6Network),
+)
+
 _FLAGS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -67,7 +72,22 @@ class _Named(NamedTuple):
 
 def _items(option: _Named) -> list[str]:
     value = option.value
-    return [value] if isinstance(value, str) else [str(item) for item in value]
+    if isinstance(value, str):
+        return [value]
+    items: list[object]
+    try:
+        items = list(value)
+    except TypeError:
+        items = [value]
+    for item in items:
+        _check_text(option.name, item)
+    return [str(item) for item in items]
+
+
+def _check_text(name: str, item: object) -> None:
+    """Raise ValueError for numbers and bytes, which `ipaddress` takes for addresses."""
+    if not isinstance(item, (str, *_ADDRESSES)):
+        raise ValueError(f"{name}={item!r}: expected a string, as 10.0.2.15/24, or several")
 
 
 def parse_interfaces(ip: str | Iterable[str], ip6: str | Iterable[str] = ()) -> list[Interface]:
@@ -98,6 +118,7 @@ def parse_address(text: str, name: str = "ip") -> Interface:
 
     Raises ValueError as `parse_interfaces` does.
     """
+    _check_text(name, text)
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError:
@@ -148,7 +169,9 @@ def parse_route(destination: str, via: str | None) -> Route:
     Raises ValueError for what is neither, and for a gateway of the other family.
     """
     gateway: Gateway | None = None
+    _check_text("route", destination)
     if via is not None:
+        _check_text("via", via)
         try:
             gateway = ipaddress.ip_address(via)
         except ValueError:
@@ -196,6 +219,8 @@ def parse_mac(mac: str | bytes | None) -> bytes:
         # IEEE 802: individual, locally administered.
         made[0] = made[0] & 0xFC | 0x02
         return bytes(made)
+    if not isinstance(mac, (str, bytes)):
+        raise ValueError(f"mac={mac!r}: expected six bytes, as 02:00:00:00:00:01")
     if isinstance(mac, str):
         if not re.fullmatch(r"[0-9A-Fa-f]{1,2}([:-][0-9A-Fa-f]{1,2}){5}", mac):
             raise ValueError(f"mac={mac!r}: expected six bytes, as 02:00:00:00:00:01")

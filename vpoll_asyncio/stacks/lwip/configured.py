@@ -155,7 +155,7 @@ class ConfiguredStack(Stack):
         """
         with self._configuring:
             self.refuse_closed()
-            port = port_named(self.core, name)
+            port = port_named(self.core, _given(name))
         self.dhcp_clients.remove(port)
         with self._configuring:
             self.refuse_closed()
@@ -210,7 +210,7 @@ class ConfiguredStack(Stack):
     def _set_up(self, name: str, up: bool) -> None:
         with self._configuring:
             self.refuse_closed()
-            port = port_named(self.core, name)
+            port = port_named(self.core, _given(name))
             self.core.set_up(port, up)
         if up:
             self.dhcp_clients.restore(port)
@@ -328,3 +328,10 @@ class ConfiguredStack(Stack):
         By protocol, then by the names of ``/proc/net/snmp``: `Stats` has them all.
         """
         return self.core.stats()
+
+
+def _given(name: str) -> str:
+    """Return `name`: None stands for the first interface where it may be left out only."""
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r}: expected the name of an interface")
+    return name

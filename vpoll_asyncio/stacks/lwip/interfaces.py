@@ -41,7 +41,7 @@ __all__ = [
 
 LOOPBACK: Final = "lo"
 # IFNAMSIZ of the kernel, with its null byte.
-_NAME: Final = re.compile(r"[^\s/:]{1,15}")
+_NAME: Final = re.compile(r"[^\s/:\x00-\x1f\x7f]{1,15}")
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def request(
     dhcp: bool | int | str = False,
 ) -> Request:
     """Return the options of an interface, checked.  Raises ValueError for a bad one."""
-    name = default_name if iface is None else iface
-    if not _NAME.fullmatch(name) or name in (".", "..", LOOPBACK):
+    name: Any = default_name if iface is None else iface
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", "..", LOOPBACK):
         raise ValueError(
             f"iface={name!r}: expected the name of an interface, at most 15 characters without "
             f"blanks, slashes and colons, and not {LOOPBACK}"
@@ -128,7 +128,7 @@ def further_requests(
         try:
             one = request(free_name(names), **options)
         except TypeError as exc:
-            raise ValueError(f"interfaces: {dict(options)!r}: {exc}") from None
+            raise ValueError(f"interfaces: {options!r}: {exc}") from None
         names.append(one.name)
         found.append(one)
     return found

@@ -36,8 +36,22 @@ class ResolvConf(NamedTuple):
     """Whether to ask by TCP only."""
 
 
-def _several(value: str | Iterable[str]) -> list[str]:
-    return value.split() if isinstance(value, str) else [str(item) for item in value]
+# Letters, digits and hyphens (RFC 952), and the underscores that are in use.
+_DOMAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+
+
+def _several(option: str, value: str | Iterable[str]) -> list[str]:
+    if isinstance(value, str):
+        return value.split()
+    items: list[object]
+    try:
+        items = list(value)
+    except TypeError:
+        items = [value]
+    for item in items:
+        if not isinstance(item, (str, ipaddress.IPv4Address, ipaddress.IPv6Address)):
+            raise ValueError(f"{option}={item!r}: expected a string, or several")
+    return [str(item) for item in items]
 
 
 def split_server(text: str) -> tuple[str, int]:
@@ -63,7 +77,7 @@ def parse_servers(dns: str | Iterable[str]) -> tuple[str, ...]:
     Raises ValueError for what is no address that can be asked.
     """
     found: list[str] = []
-    for text in _several(dns):
+    for text in _several("dns", dns):
         try:
             address = ipaddress.ip_address(split_server(text)[0])
         except ValueError:
@@ -84,13 +98,13 @@ def parse_domains(domain: str | Iterable[str]) -> tuple[str, ...]:
     Raises ValueError for what is no domain name.
     """
     found: list[str] = []
-    for text in _several(domain):
+    for text in _several("domain", domain):
         name = text.strip(".")
         try:
             encoded = name.encode("idna").decode()
         except UnicodeError:
             encoded = ""
-        if not encoded or len(encoded) > 253:
+        if len(encoded) > 253 or not _DOMAIN.fullmatch(encoded):
             raise ValueError(f"domain={text!r}: expected the name of a domain, as lab.example")
         if encoded not in found:
             found.append(encoded)
@@ -115,7 +129,7 @@ def parse_options(conf: ResolvConf, options: str | Iterable[str]) -> ResolvConf:
     It takes ``ndots:n``, ``timeout:n`` (seconds, fractions allowed), ``attempts:n`` and
     ``use-vc``.  Raises ValueError for others and for bad numbers.
     """
-    for item in _several(options):
+    for item in _several("dns_options", options):
         option, _, value = item.partition(":")
         match option:
             case "ndots":
