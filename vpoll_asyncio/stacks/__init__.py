@@ -67,7 +67,9 @@ def available() -> list[StackInfo]:
 Options = dict[str, str | list[str]]
 
 # Of the keys of a configuration, those that an interface has of its own.
-_OF_INTERFACE: Final = frozenset(("iface", "vnl", "ip", "ip6", "gw", "route", "mac", "mtu", "dhcp"))
+_OF_INTERFACE: Final = frozenset(
+    ("iface", "vnl", "ip", "ip6", "gw", "route", "mac", "mtu", "dhcp", "rd")
+)
 
 
 def parse_config(config: str) -> dict[str, Any]:
@@ -80,8 +82,8 @@ def parse_config(config: str) -> dict[str, Any]:
     ``SCHEME://`` to the closing brace.
 
     Once there is a ``vnl``, ``iface=NAME`` begins a further interface, whose keys
-    (``vnl``, ``ip``, ``ip6``, ``gw``, ``route``, ``mac``, ``mtu``, ``dhcp``) are in a dictionary of
-    their own in the list ``"interfaces"``; before it names the first.
+    (``vnl``, ``ip``, ``ip6``, ``gw``, ``route``, ``mac``, ``mtu``, ``dhcp``, ``rd``) are in
+    a dictionary of their own in the list ``"interfaces"``; before it names the first.
 
     Raises ValueError for an item without a key and for braces without their counterpart.
     """

@@ -326,6 +326,43 @@ int vp_add_address(uint32_t index, const struct vp_addr *addr, int prefix)
     return result;
 }
 
+/* RFC 4861, 6.3.7 and RFC 4862: lwIP solicits routers, and has what they advertise. */
+int vp_autoconf(uint32_t index)
+{
+    struct iface *it;
+    int result = 0;
+    core_enter();
+    if (!core_is_open()) {
+        result = -ENETDOWN;
+    } else if ((it = iface_by_index(index)) == NULL) {
+        result = -ENODEV;
+    } else {
+        netif_set_ip6_autoconfig_enabled(it->first, 1);
+        add_link_local(it->first);
+        nd6_restart_netif(it->first);
+    }
+    core_leave();
+    return result;
+}
+
+/* The addresses that lwIP has made of prefixes, once nobody else has them. */
+int vp_learned(uint32_t index, struct vp_addr *out, int most)
+{
+    struct iface *it;
+    int count = 0;
+    core_enter();
+    it = core_is_open() ? iface_by_index(index) : NULL;
+    for (int i = 1; it != NULL && i < LWIP_IPV6_NUM_ADDRESSES && count < most; i++) {
+        if (!ip6_addr_isvalid(netif_ip6_addr_state(it->first, i))
+            || netif_ip6_addr_isstatic(it->first, i))
+            continue;
+        out[count].family = 6;
+        memcpy(out[count++].ip, netif_ip6_addr(it->first, i)->addr, 16);
+    }
+    core_leave();
+    return count;
+}
+
 static void del_v4(struct netif *netif)
 {
     struct iface *it = iface_of(netif);

@@ -57,7 +57,8 @@ class ConfiguredStack(Stack):
 
     @property
     def addresses(self) -> list[str]:
-        return [str(address) for port in self.core.ports for address in tuple(port.addresses)]
+        given = [str(address) for port in self.core.ports for address in tuple(port.addresses)]
+        return given + [str(address) for address in self.dhcp_clients.learned()]
 
     def add_interface(
         self,
@@ -72,12 +73,14 @@ class ConfiguredStack(Stack):
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
         dhcp: bool | int | str = False,
+        rd: bool | int | str = False,
     ) -> NetworkInterface:
         """Open a further interface; the options are the stack's own, and its routes go through it.
 
         iface -- its name; by default the first of ``vde0``, ``vde1`` … that is free
         dhcp -- whether a server says what it is to be; unless a loop runs in this thread,
             this returns when one has, or raises after the stack's `dhcp_timeout`
+        rd -- the same of IPv6's routers
 
         Nothing stays behind when this raises, and the link is closed unless an option was bad:
         ValueError for that and for more interfaces than there is room for (32); OSError:
@@ -100,6 +103,7 @@ class ConfiguredStack(Stack):
                 mac=mac,
                 mtu=mtu,
                 dhcp=dhcp,
+                rd=rd,
             )
             if asked.dhcp:
                 require()
@@ -109,9 +113,9 @@ class ConfiguredStack(Stack):
                 raise OSError(errno.EEXIST, f"{asked.name}: {os.strerror(errno.EEXIST)}")
             check_room([*self._all_addresses(), *asked.addresses])
             port = open_interface(self.core, asked)
-        if asked.dhcp:
+        if asked.dhcp or asked.rd:
             try:
-                self.dhcp_clients.add(port)
+                self.dhcp_clients.add(port, dhcp=asked.dhcp, rd=asked.rd)
                 self.wait_for_leases()
             except BaseException:
                 self.del_interface(port.name)
@@ -135,6 +139,8 @@ class ConfiguredStack(Stack):
 
     async def wait_configured(self, timeout: float | None = None) -> None:
         """Wait on the running loop, which drives the stack, until every interface has its lease.
+
+        With the option `rd` it waits for an address of a router's prefix too.
 
         timeout -- seconds; None to wait as long as it takes
 

@@ -7,6 +7,7 @@ deadline of the timers.  `Core.settle` carries that on.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ __all__ = ["Core", "Watcher"]
 
 _SCRATCH: Final = 65536
 _NO_LINK: Final = 0
+# LWIP_IPV6_NUM_ADDRESSES without the link-local one.
+_LEARNED: Final = 5
 
 
 class Watcher(Protocol):
@@ -161,6 +164,21 @@ class Core:
         """Take an address away.  Raises OSError: EADDRNOTAVAIL, ENETDOWN."""
         self._configured(self._lib.vp_del_address(port.index, self._native_ip(address)), address)
         port.addresses[:] = [other for other in port.addresses if other.ip != address]
+
+    def solicit_routers(self, port: Port) -> None:
+        """Have lwIP ask for routers and make addresses of their prefixes.
+
+        Raises OSError (ENODEV, ENETDOWN).
+        """
+        self._configured(self._lib.vp_autoconf(port.index), port.name)
+
+    def learned(self, port: Port) -> list[ipaddress.IPv6Interface]:
+        """Return the addresses that lwIP has made of routers' prefixes."""
+        out = self._ffi.new("struct vp_addr[]", _LEARNED)
+        count = self._lib.vp_learned(port.index, out, _LEARNED)
+        raw = [bytes(self._ffi.buffer(out[at].ip, 16)) for at in range(count)]
+        # RFC 4862, 5.5.3: with an identifier of 64 bits no other prefix is taken.
+        return [ipaddress.IPv6Interface((each, 64)) for each in raw]
 
     def add_route(self, route: Route, port: Port | None = None) -> None:
         """Add a route, through `port`.  Raises OSError: EEXIST, ENETUNREACH, ENETDOWN, ENODEV."""

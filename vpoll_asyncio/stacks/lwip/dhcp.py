@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from ipaddress import IPv6Interface
 from typing import TYPE_CHECKING, Final
 
 from ...events import ERR, HUP, IN
@@ -33,6 +34,7 @@ from ..draining import until
 from ..names import ResolvConf
 from .config import Route
 from .ports import Port
+from .routers import RouterDiscovery
 
 if TYPE_CHECKING:
     from .configured import ConfiguredStack
@@ -111,6 +113,11 @@ class _InterfaceClient:
     def lease(self) -> Lease | None:
         """The lease that the stack is set to."""
         return self.client.lease
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is a lease."""
+        return self.client.lease is not None
 
     @property
     def tried(self) -> str:
@@ -200,6 +207,7 @@ class Leases:
         self._given = ResolvConf() if stack.resolver is None else stack.resolver.conf
         self._lock = threading.RLock()
         self._clients: list[_InterfaceClient] = []
+        self._routers: list[RouterDiscovery] = []
         self._ready: VPoll | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
@@ -208,24 +216,43 @@ class Leases:
         self.release = False
         """Whether `close` gives the leases back."""
 
-    def add(self, port: Port) -> None:
-        """Configure an interface by DHCP from now on.  Raises OSError."""
-        client = _InterfaceClient(self._stack, port, self.hostname, self._changed)
+    def add(self, port: Port, *, dhcp: bool = True, rd: bool = False) -> None:
+        """Configure an interface by DHCP, by router discovery, or both.  Raises OSError."""
+        stack = self._stack
         with self._lock:
-            self._clients.append(client)
+            if dhcp:
+                client = _InterfaceClient(stack, port, self.hostname, self._changed)
+                self._clients.append(client)
+            if rd:
+                self._routers.append(RouterDiscovery(stack.core, port, self._found))
             if self._ready is None:
                 self._ready = VPoll()
             self._show()
         self._stack.core.settle()
+
+    def _found(self) -> None:
+        with self._lock:
+            self._show()
+
+    def learned(self) -> list[IPv6Interface]:
+        """Return the addresses of routers' prefixes."""
+        core = self._stack.core
+        return [
+            address for routers in tuple(self._routers) for address in core.learned(routers.port)
+        ]
 
     def remove(self, port: Port) -> None:
         """Let an interface alone, which is about to go."""
         with self._lock:
             leaving = [client for client in self._clients if client.port is port]
             self._clients = [client for client in self._clients if client.port is not port]
+            routers = [each for each in self._routers if each.port is port]
+            self._routers = [each for each in self._routers if each.port is not port]
         for client in leaving:
             client.close()
-        if leaving:
+        for each in routers:
+            each.close()
+        if leaving or routers:
             with self._lock:
                 self._set_names()
                 self._show()
@@ -318,8 +345,9 @@ class Leases:
 
     # Waiting.
 
-    def _missing(self) -> list[_InterfaceClient]:
-        return [client for client in self._clients if client.lease is None]
+    def _missing(self) -> list[_InterfaceClient | RouterDiscovery]:
+        everybody: list[_InterfaceClient | RouterDiscovery] = [*self._clients, *self._routers]
+        return [each for each in everybody if not each.configured]
 
     def _show(self) -> None:
         ready = self._ready
@@ -373,8 +401,8 @@ class Leases:
         if tried:
             raise TimeoutError(
                 errno.ETIMEDOUT,
-                f"no lease from a DHCP server within {timeout:g} s on {', '.join(tried)}: "
-                f"{os.strerror(errno.ETIMEDOUT)}",
+                f"no lease from a DHCP server, or no router, within {timeout:g} s on "
+                f"{', '.join(tried)}: {os.strerror(errno.ETIMEDOUT)}",
             )
 
     # The end.
@@ -388,6 +416,10 @@ class Leases:
             until(self._stack, _FAREWELL, lambda: False)
         for client in clients:
             client.close()
+        # Another stack may have the library's instance soon.
+        routers, self._routers = self._routers, []
+        for each in routers:
+            each.close()
         self._end()
 
     def abandon(self) -> None:
@@ -396,6 +428,7 @@ class Leases:
         clients, self._clients = tuple(self._clients), []
         for client in clients:
             client.abandon()
+        self._routers = []
         self._waiting = []
         self._end()
 

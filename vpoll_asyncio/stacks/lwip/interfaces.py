@@ -78,6 +78,7 @@ class Request:
     mac: str | bytes | None
     mtu: int | str | None
     dhcp: bool
+    rd: bool
 
 
 def request(
@@ -93,6 +94,7 @@ def request(
     mac: str | bytes | None = None,
     mtu: int | str | None = None,
     dhcp: bool | int | str = False,
+    rd: bool | int | str = False,
 ) -> Request:
     """Return the options of an interface, checked.  Raises ValueError for a bad one."""
     name: Any = default_name if iface is None else iface
@@ -110,7 +112,8 @@ def request(
     routes = [parse_route("default", str(gateway)) for gateway in gateways]
     routes += parse_routes(route)
     parse_mac(mac)
-    return Request(name, vnl, link, addresses, routes, mac, mtu, parse_flag("dhcp", dhcp))
+    flags = parse_flag("dhcp", dhcp), parse_flag("rd", rd)
+    return Request(name, vnl, link, addresses, routes, mac, mtu, *flags)
 
 
 def further_requests(
@@ -164,8 +167,11 @@ def open_interface(core: Core, asked: Request) -> Port:
         assert asked.vnl is not None
         link = open_link(asked.vnl)
     try:
-        if asked.dhcp and link.medium != "ethernet":
-            raise ValueError(f"dhcp: {link!r} carries bare packets: expected a link of Ethernet")
+        if (asked.dhcp or asked.rd) and link.medium != "ethernet":
+            raise ValueError(
+                f"{'dhcp' if asked.dhcp else 'rd'}: {link!r} carries bare packets: "
+                "expected a link of Ethernet"
+            )
         hardware = parse_mac(link.address if asked.mac is None else asked.mac)
         port = core.add_interface(asked.name, link, hardware, checked_mtu(asked.mtu, link))
     except BaseException:

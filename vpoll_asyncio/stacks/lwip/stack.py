@@ -52,6 +52,7 @@ class LwipStack(ConfiguredStack):
     mtu -- most bytes of an IP packet; by default the link's
     dhcp -- whether a DHCP server says which address, routes, MTU and name servers there are:
         `lease`
+    rd -- whether IPv6's routers are asked for, and addresses made of their prefixes
     dhcp_timeout -- seconds to wait for that at the opening, unless a loop runs in this
         thread: then `wait_configured` is what waits; 0 not to wait
     dhcp_release -- whether leases are given back at the end
@@ -97,6 +98,7 @@ class LwipStack(ConfiguredStack):
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
         dhcp: bool | int | str = False,
+        rd: bool | int | str = False,
         dhcp_timeout: float | str = 30,
         dhcp_release: bool | int | str = False,
         hostname: str | None = None,
@@ -122,6 +124,7 @@ class LwipStack(ConfiguredStack):
             mac=mac,
             mtu=mtu,
             dhcp=dhcp,
+            rd=rd,
         )
         requests = [first, *further_requests(interfaces, [first.name])]
         seconds, name = parse_timeout(dhcp_timeout), parse_hostname(hostname)
@@ -161,8 +164,8 @@ class LwipStack(ConfiguredStack):
         leases.hostname, leases.release = name, release
         try:
             for one, port in zip(requests, ports, strict=True):
-                if one.dhcp:
-                    leases.add(port)
+                if one.dhcp or one.rd:
+                    leases.add(port, dhcp=one.dhcp, rd=one.rd)
             self.wait_for_leases()
         except BaseException:
             self.close()
