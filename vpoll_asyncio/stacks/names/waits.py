@@ -44,6 +44,7 @@ class BlockingWaits:
         self._stack = stack
 
     async def ready(self, sock: socket.socket, mask: int, deadline: float) -> int:
+        """Wait as `Waits` has it, without giving the thread to anybody else meanwhile."""
         while (left := deadline - time.monotonic()) > 0:
             if isinstance(sock, UserSocket):
                 seen = self._stack.wait(sock.vpoll, mask, left)
@@ -63,6 +64,7 @@ class LoopWaits:
         self._loop = asyncio.get_running_loop()
 
     async def ready(self, sock: socket.socket, mask: int, deadline: float) -> int:
+        """Wait as `Waits` has it, while the loop goes on."""
         loop = self._loop
         future: asyncio.Future[int] = loop.create_future()
 
