@@ -167,6 +167,20 @@ def test_an_answer_that_is_too_long_is_had_by_tcp(call: Call, net: Net) -> None:
     assert [way for _, _, way in server.asked] == ["udp", "tcp"]
 
 
+def test_an_answer_that_tcp_does_not_complete_leaves_the_other_familys(net: Net) -> None:
+    def hook(query: dns.message.Message, answer: bytes, tcp: bool) -> list[bytes] | None:
+        if tcp:
+            return []
+        if query.question[0].rdtype == dns.rdatatype.AAAA:
+            return [answer[:2] + bytes([answer[2] | 0x02]) + answer[3:]]
+        return None
+
+    net.serve(hook=hook)
+    client = net.client(dns_options="timeout:1 attempts:1")
+    found = client.getaddrinfo("www.lab.example", 80, type=socket.SOCK_STREAM)
+    assert [answer[0] for answer in found] == [socket.AF_INET]
+
+
 def test_use_vc_asks_by_tcp_only(net: Net) -> None:
     server = net.serve()
     client = net.client(dns_options="use-vc timeout:10")

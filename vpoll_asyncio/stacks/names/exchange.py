@@ -63,7 +63,13 @@ async def exchange(
     for query in queries:
         if use_tcp or (query in found and found[query].truncated):
             found.pop(query, None)
-            reply = await _by_tcp(stack, waits, server, query, deadline)
+            try:
+                reply = await _by_tcp(stack, waits, server, query, deadline)
+            except OSError:
+                # What the other question has for an answer is good.
+                if not found:
+                    raise
+                continue
             if reply is not None:
                 found[query] = reply
     return found
