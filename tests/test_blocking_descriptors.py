@@ -114,6 +114,15 @@ def test_what_would_read_or_write_the_signals_is_refused(
         os.close(fd)
 
 
+@on_every_network
+def test_reading_and_writing_no_bytes_is_harmless(pair: Pair) -> None:
+    client, server = pair
+    assert os.read(client.fileno(), 0) == b""
+    assert os.write(client.fileno(), b"") == 0
+    server.send(b"whole")
+    assert client.recv(100) == b"whole"
+
+
 @on_memory
 def test_a_user_socket_cannot_be_sent_to_another_process(pair: Pair) -> None:
     near, far = socket.socketpair()

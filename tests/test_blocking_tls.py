@@ -256,6 +256,15 @@ def test_a_non_blocking_socket_shakes_no_hands_by_itself(network: str) -> None:
         assert server.recv(1) == b""
 
 
+@pytest.mark.parametrize("network", ["memory"], indirect=True)
+def test_a_name_that_cannot_be_encoded_closes_the_socket(network: str) -> None:
+    # As the standard library's from Python 3.13 on; before, it leaves that to the collector.
+    with socket.socket() as sock:
+        with pytest.raises(UnicodeError):
+            client_context().wrap_socket(sock, server_hostname=".localhost")
+        assert sock.fileno() == -1
+
+
 @on_every_network
 def test_data_that_came_before_tls_are_refused(network: str) -> None:
     client, server = connected()

@@ -481,6 +481,11 @@ def test_wrap_socket_refuses(lab: Lab) -> None:
         (lambda sock: sock.settimeout(1e300), OverflowError),
         (lambda sock: sock.listen(1.0), TypeError),
         (lambda sock: sock.listen(1 << 31), OverflowError),
+        (lambda sock: sock.shutdown(1 << 31), OverflowError),
+        (lambda sock: sock.shutdown("both"), TypeError),
+        (lambda sock: sock.sendmsg([b"x"], [object()]), TypeError),
+        (lambda sock: sock.sendmsg([b"x"], [(0, 0)]), TypeError),
+        (lambda sock: sock.sendmsg([b"x"], [(0, 0, object())]), TypeError),
         (lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 70), TypeError),
     ],
 )
@@ -491,3 +496,23 @@ def test_arguments_that_fit_nowhere_are_refused_as_the_kernels_socket_does(
         for sock in (ours, kernels):
             with pytest.raises(error):
                 call(sock)
+
+
+@pytest.mark.parametrize("flowinfo", [-10, 1 << 20])
+def test_a_flow_label_that_does_not_fit_is_refused_as_the_kernels_socket_does(
+    flowinfo: int,
+) -> None:
+    with MemoryStack() as stack:
+        for maker in (stack, host_stack()):
+            with maker.socket(socket.AF_INET6) as sock:
+                with pytest.raises(OverflowError, match="flowinfo"):
+                    sock.bind(("::1", 0, flowinfo))
+
+
+@pytest.mark.parametrize("data", ["text", 5j])
+def test_what_is_no_data_is_named_as_the_kernels_socket_does(data: Any) -> None:
+    with MemoryStack() as stack:
+        for maker in (stack, host_stack()):
+            with maker.socket(type=socket.SOCK_DGRAM) as sock:
+                with pytest.raises(TypeError, match="a bytes-like object is required, not"):
+                    sock.sendto(data, ("127.0.0.1", 1))
