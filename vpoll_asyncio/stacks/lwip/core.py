@@ -396,7 +396,8 @@ class Core:
         if driver is None:
             status.armed_ms = 0
             return
-        driver.arm(self.due)
+        # `due`, without the call: an idle loop does this for every timer.
+        driver.arm(min(status.due_ms, self.timers.due))
         status.armed_ms = driver.armed
         if wanted or driver.writing:
             driver.watch_writers()
@@ -405,9 +406,11 @@ class Core:
 
     def wants_writer(self) -> bool:
         """Return whether frames wait for a link to be writable."""
-        if not self.status.queued and not self._slow_ports:
-            return False
-        return any(port.wants_writer() for port in self.ports)
+        if self.status.queued or self._slow_ports:
+            for port in self.ports:
+                if port.wants_writer():
+                    return True
+        return False
 
     def feed(self, frames: Sequence[bytes], port: Port | None = None) -> None:
         """Give the stack frames as if a link, by default the first, had brought them."""
@@ -427,7 +430,8 @@ class Core:
                 for port in self.ports:
                     self.turn(port)
                 return
-            self.timers.run()
+            if self.timers.due != NEVER:
+                self.timers.run()
             self.sockets.turn(_NO_LINK)
         elif readable.error is not None:
             self.sockets.turn(_NO_LINK)
