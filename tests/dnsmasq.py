@@ -43,7 +43,13 @@ def dnsmasq(stack: VdeStack | None, *records: str) -> Iterator[Command]:
         enter += ["nsenter", "-t", str(stack.helper), "-n"]
         if os.geteuid():
             enter += ["-U", "--preserve-credentials"]
-    options = ("-d", "-C/dev/null", "-R", "-h", "-q", "--log-facility=-", "--cache-size=0")
+    # With -d it would serve one connection at a time, and one whose FIN is lost for ever.  Those
+    # that serve the others end with it, as processes of a namespace of its own.
+    enter += ["unshare", "--pid", "--fork", "--kill-child=KILL"]
+    options = [
+        *("-k", "--user=root", "--group=root", "--pid-file", "-C/dev/null", "-R", "-h", "-q"),
+        *("--log-facility=-", "--cache-size=0"),
+    ]
     with Command([*enter, "dnsmasq", *options, *records], merge=True) as server:
         while ": started, " not in server.wait_for(""):
             pass
