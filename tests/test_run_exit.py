@@ -247,3 +247,22 @@ def test_what_the_interpreter_was_told_holds_for_the_program() -> None:
     assert ours.out == "True 1 1\n"
     assert "UserWarning: told" in ours.err
     assert ours.status == 1
+
+
+def test_an_open_socket_at_the_end_adds_nothing_to_the_traceback(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, socketserver\n"
+        "server = socketserver.TCPServer(('0.0.0.0', 80), None)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "server.serve_forever()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "vpoll_asyncio", "run", "--stack", "stack=memory", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.stderr.endswith("KeyboardInterrupt\n")
+    assert "Exception ignored" not in ended.stderr

@@ -413,8 +413,9 @@ class UserSocket(SocketTransfers):
             f"family={self._family!s}, type={self._type!s}, proto={self._proto}>"
         )
 
-    def __del__(self) -> None:
-        if not getattr(self, "_gone", True):
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # While the interpreter ends, what closing needs may be gone, and the process takes all.
+        if not getattr(self, "_gone", True) and not _finalizing():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._real_close()
 
