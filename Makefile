@@ -35,7 +35,7 @@ pytest: tools
 	VPOLL_ASYNCIO_ACCELERATE=$(ACCELERATE) $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-accelerated: ARGS ?= $(addprefix tests/test_,accelerator.py loop_call_soon.py loop_readers.py loop_turns.py \
-	memory_loops.py memory_streams.py selector.py transport_connect.py transport_stream.py \
+	memory_loops.py memory_streams.py selector.py transport_connect.py transport_ends.py transport_stream.py \
 	transport_tls.py vpoll.py vpoll_interrupts.py vpoll_threads.py wakeups.py)
 test-accelerated: ACCELERATE = 1
 test-accelerated: pytest

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from vpoll_asyncio.links import PcapLink
+
 
 class Record(NamedTuple):
     time_ns: int
@@ -52,3 +54,8 @@ def tshark(capture: Path | bytes, *fields: str, only: str = "") -> list[tuple[st
     assert done.returncode == 0, done.stderr.decode()
     assert b"cut short" not in done.stderr
     return [tuple(line.split("\t")) for line in done.stdout.decode().splitlines()]
+
+
+def ended(link: PcapLink) -> int | None:
+    """The errno that ended a capture."""
+    return None if link.error is None else link.error.errno

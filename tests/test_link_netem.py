@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
-import os
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,19 +19,14 @@ import vpoll_asyncio as va
 from link_helpers import (
     PATIENCE,
     close_in_a_child,
-    ip,
     numbered,
     packets,
     receive,
-    run_in_namespace,
     send_all,
 )
-from scale import LONG
-from vpoll_asyncio.links import FdLink, Link, NetemCounters, NetemLink, open_link, wire_pair
+from vpoll_asyncio.links import FdLink, Link, NetemCounters, NetemLink, wire_pair
 from vpoll_asyncio.links.netemqueue import NetemQueue
 from vpoll_asyncio.links.netemspec import parse_settings
-from vpoll_asyncio.links.tap import TapLink
-from vpoll_asyncio.stacks.host import host_stack
 
 SECOND = 10**9
 FRAMES = numbered(2000, size=60)
@@ -425,203 +418,3 @@ def test_bare_packets_stay_bare_packets() -> None:
         assert (link.medium, link.mtu, link.native) == ("ip", 1400, None)
         link.send_batch(packets(3))
         assert far.recv_batch() == packets(3)
-
-
-# Words.
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ({"delay": "10"}, "delay='10': expected seconds"),
-        ({"delay": -1}, "delay=-1"),
-        ({"delay": "10 parsecs"}, "expected seconds"),
-        ({"delay": float("nan")}, "delay=nan"),
-        ({"jitter": "1ms 2% 3%"}, "a value and its correlation"),
-        ({"loss": "2"}, "per cent"),
-        ({"loss": "101%"}, "per cent"),
-        ({"loss": (0.5, 2)}, "per cent"),
-        ({"duplicate": "many"}, "per cent"),
-        ({"rate": "10furlong"}, "10mbit"),
-        ({"rate": -1}, "10mbit"),
-        ({"limit": 0}, "1 or more"),
-        ({"gap": -1}, "0 or more"),
-        ({"reorder": "10%"}, "give a delay"),
-        ({"distribution": "pareto"}, "uniform, normal"),
-        ({"direction": "up"}, "in, out, both"),
-    ],
-)
-def test_a_bad_word_says_what_was_expected(words: dict[str, Any], message: str) -> None:
-    near, far = wire_pair()
-    with near, far:
-        with pytest.raises(ValueError, match=message):
-            NetemLink(near, **words)
-        assert not near.closed
-
-
-@pytest.mark.parametrize(
-    ("word", "bits"),
-    [("10mbit", 1e7), ("1.5kbit", 1500), ("56000", 56000), ("1MBps", 8e6), ("1kibit", 1024)],
-)
-def test_rates_are_tcs(word: str, bits: float) -> None:
-    assert parse_settings(rate=word).rate == bits
-
-
-def test_netem_nests_in_a_locator() -> None:
-    vnl = "netem://delay=1ms,jitter=100us 25%/loss=100%,direction=out,seed=7{wire://bad}"
-    with open_link("wire://bad") as far, open_link(vnl) as link:
-        assert isinstance(link, NetemLink)
-        assert link.seed == "7"
-        link.send_batch(FRAMES[:3])
-        send_all(far, FRAMES[:3])
-        assert receive(link, 3) == FRAMES[:3]
-        assert far.recv_batch() == []
-        assert link.counters("out").lost == 3
-
-
-def test_the_seed_of_a_locator_is_that_of_the_constructor() -> None:
-    def losses(link: Link) -> list[int]:
-        with link, open_link("wire://seeded") as far:
-            link.send_batch(FRAMES[:100])
-            return [number(frame) for frame in far.recv_batch(100)]
-
-    one = losses(open_link("netem://loss=50%,seed=7{wire://seeded}"))
-    assert one == losses(NetemLink(open_link("wire://seeded"), loss=0.5, seed=7))
-
-
-@pytest.mark.parametrize(
-    ("vnl", "message"),
-    [
-        ("netem://", "expected another locator in braces"),
-        ("netem://loss=2%", "expected another locator in braces"),
-        ("netem://loss{wire://a}", "expected NAME=VALUE"),
-        ("netem://colour=red{wire://a}", "netem:// has each once: delay, jitter"),
-        ("netem://loss=1%,loss=2%{wire://a}", "each once"),
-        ("netem://loss=200%{bogus://}", "per cent"),
-        ("netem://direction=up{bogus://}", "in, out or both"),
-        ("netem://loss=1%{bogus://}", "no link serves bogus"),
-    ],
-)
-def test_a_malformed_locator_is_a_value_error(vnl: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        open_link(vnl)
-
-
-# lwIP gets through.
-
-
-def transfer(words: dict[str, Any], size: int, loop: str) -> NetemLink:
-    """Send `size` bytes from lwIP to the kernel and back, over TAP with a bad network."""
-    ip("link", "set", "lo", "up")
-    tap = TapLink("bad0")
-    ip("address", "add", "10.5.5.1/24", "dev", "bad0")
-    ip("link", "set", "bad0", "up")
-    link = NetemLink(tap, **words)
-    block = os.urandom(1 << 16)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 18):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    async def main() -> None:
-        with host_stack().activate():
-            server = await asyncio.start_server(serve, "10.5.5.1", 7000)
-        async with server:
-            reader, writer = await asyncio.open_connection("10.5.5.1", 7000)
-
-            async def send() -> None:
-                left = size
-                while left:
-                    writer.write(block[: min(left, len(block))])
-                    left -= min(left, len(block))
-                    await writer.drain()
-                writer.write_eof()
-
-            async def check() -> None:
-                at = 0
-                while data := await reader.read(len(block)):
-                    while data:
-                        piece = block[at % len(block) :][: len(data)]
-                        assert data[: len(piece)] == piece
-                        at += len(piece)
-                        data = data[len(piece) :]
-                assert at == size
-
-            await asyncio.gather(send(), check())
-            writer.close()
-            await writer.wait_closed()
-
-    with va.open_stack("lwip", link=link, ip="10.5.5.2/24") as stack:
-        va.run(main(), loop=loop, stack=stack)
-    return link
-
-
-BAD = {"delay": "2ms", "jitter": "1ms", "loss": "1%", "duplicate": "1%", "corrupt": "0.5%"}
-
-
-def lwip_over_a_bad_network(loop: str) -> None:
-    link = transfer({**BAD, "seed": 1}, 300_000, loop)
-    for direction in ("in", "out"):
-        counters = link.counters(direction)
-        assert counters.lost
-        assert counters.duplicated
-    assert link.closed
-
-
-def on_asyncio() -> None:
-    lwip_over_a_bad_network("asyncio")
-
-
-def on_uvloop() -> None:
-    lwip_over_a_bad_network("uvloop")
-
-
-def without_a_loop() -> None:
-    ip("link", "set", "lo", "up")
-    tap = TapLink("bad0")
-    ip("address", "add", "10.5.5.1/24", "dev", "bad0")
-    ip("link", "set", "bad0", "up")
-    with socket.create_server(("10.5.5.1", 7000)) as server:
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                while data := connection.recv(65536):
-                    connection.sendall(data)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        sent = os.urandom(50_000)
-        with va.open_stack("lwip", link=NetemLink(tap, **BAD, seed=2), ip="10.5.5.2/24") as stack:
-            with stack.socket() as sock:
-                sock.settimeout(PATIENCE)
-                sock.connect(("10.5.5.1", 7000))
-                sock.sendall(sent)
-                got = b""
-                while len(got) < len(sent):
-                    got += sock.recv(65536)
-                assert got == sent
-                sock.shutdown(socket.SHUT_WR)
-                assert sock.recv(1) == b""
-            thread.join()
-
-
-def a_gigabyte() -> None:
-    words = {"loss": "0.1%", "delay": "200us", "reorder": "1%", "duplicate": "0.1%", "seed": 1}
-    link = transfer({**words, "limit": 10_000}, 1 << 30, "uvloop")
-    assert link.counters("in").reordered
-    assert link.counters("out").lost
-
-
-UVLOOP = pytest.mark.needs("uvloop")
-BODIES: list[Any] = [without_a_loop, on_asyncio, pytest.param(on_uvloop, marks=UVLOOP)]
-if LONG:
-    BODIES.append(pytest.param(a_gigabyte, marks=UVLOOP))
-
-
-@pytest.mark.needs("lwip", "tap", "netns", "ip")
-@pytest.mark.parametrize("body", BODIES)
-def test_lwip_gets_everything_through_a_bad_network(body: Callable[[], None]) -> None:
-    run_in_namespace(body, seconds=1800 if LONG else 120)
