@@ -3,6 +3,7 @@
 # make pytest  the tests alone
 # make test-accelerated   the tests of what the accelerator does, with it; ARGS= for all tests
 # make bench   the benchmarks beside asyncio and uvloop; ARGS="--quick", ARGS="--only NAME"
+# make docs    the documentation as a site: site/index.html
 # make test-kernel   the backends' tests in a virtual machine that has /dev/vpoll and EFD_VPOLL
 # make soak    servers of others under load for SECONDS each, 600 by default: 12 times 10 minutes
 #
@@ -24,7 +25,7 @@ BIN := $(VENV)/bin
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test test-accelerated pytest test-kernel bench soak lint types setup tools wheel clean
+.PHONY: demo test test-accelerated pytest test-kernel bench docs soak lint types setup tools wheel clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
@@ -48,6 +49,11 @@ bench: tools
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.suite $(ARGS)
 
+docs: tools
+	@$(BIN)/python -c 'import material, mkdocstrings_handlers.python' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 soak: tools
 	cd tests && VPOLL_ASYNCIO_ACCELERATE=$(ACCELERATE) ../$(BIN)/python -m soak --seconds $(SECONDS) $(ARGS)
 
@@ -69,5 +75,5 @@ wheel: tools
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf .venv-* .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv-* .cache build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

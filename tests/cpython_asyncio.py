@@ -239,7 +239,7 @@ EXCEPTIONS: Final = [
         "run_until_complete of uvloop returns turns later than the task does",
         runs=False,
     ),
-    # User sockets: docs/asyncio-differences.md.
+    # User sockets: docs/reference/asyncio-differences.md.
     Except(
         "*-memory-test_events",
         "EPollEventLoopTests.test_datagram_send_to_non_listening_address",

@@ -2,7 +2,7 @@
 
 Each gets the name of a backend and returns plain data, so that what two backends do can
 be compared and written down.  Its docstring says what is observed; `PROMISED` what the
-kernel's EFD_VPOLL is to answer (rules: ``docs/backends.md`` and epoll(7)).
+kernel's EFD_VPOLL is to answer (rules: ``docs/reference/backends.md`` and epoll(7)).
 """
 
 from __future__ import annotations

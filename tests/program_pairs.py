@@ -1,6 +1,6 @@
 """Real servers and clients, by their own command lines, and what they say to each other.
 
-docs/programs.md shows these command lines.
+docs/how-to/programs.md shows these command lines.
 """
 
 from __future__ import annotations

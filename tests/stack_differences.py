@@ -25,7 +25,7 @@ from vpoll_asyncio.testing.stack_suite import (
 
 __all__ = ["DECLARED", "HOST", "LWIP", "MEMORY", "PAGE", "VDESTACK", "render"]
 
-PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "stack-differences.md"
+PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference" / "stack-differences.md"
 
 INTRODUCTION: Final = """\
 # Where the stacks differ from Linux

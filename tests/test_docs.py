@@ -1,6 +1,6 @@
 """What the documentation shows is run; what it links to exists; what is public is described.
 
-In README.md and docs/*.md every ``python`` block runs in an interpreter of its own, warnings
+In README.md and below docs/ every ``python`` block runs in an interpreter of its own, warnings
 being errors.  A ``text`` block right behind it is what it prints.  In ``console`` blocks the
 lines ``$ python -m vpoll_asyncio ...`` run.  An HTML comment before a block says what it needs
 (``<!-- needs: lwip slirp -->``, names of tests/needs.py) or, for real devices only, why it does
@@ -32,7 +32,7 @@ from vpoll_asyncio.backends.pair import NEAREST
 from vpoll_asyncio.hot.accelerator import ACCELERATOR
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(
     r"(?:^<!-- *(?P<directive>needs|not-run): *(?P<argument>[^>]*?) *-->\n+)?"
@@ -83,7 +83,7 @@ def shown(language: str) -> list[object]:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT / "docs",
+        cwd=ROOT,
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -117,7 +117,7 @@ def test_readme_shows_an_example() -> None:
     assert [block for block in blocks() if (block.page, block.language) == ("README.md", "python")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!\w+:)([^)#]+)", page.read_text())
     assert not [target for target in targets if not (page.parent / target).exists()]
@@ -125,12 +125,13 @@ def test_links_lead_to_files(page: Path) -> None:
 
 def test_index_leads_to_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
-    pages = {page.name for page in (ROOT / "docs").iterdir()} - {"index.md", "__pycache__"}
-    assert not {page for page in pages if f"({page})" not in index}
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert not {page for page in pages - {"index.md"} if f"({page})" not in index}
 
 
 def test_table_of_nearest_wakeups_is_the_one_in_force() -> None:
-    rows = re.findall(r"^\| (\w+) \| ([A-Z ]+) \|$", (ROOT / "docs/backends.md").read_text(), re.M)
+    page = (ROOT / "docs" / "reference" / "backends.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([A-Z ]+) \|$", page, re.MULTILINE)
     table = {
         EventMask[event]: EventMask(sum(EventMask[name] for name in shown.split()))
         for event, shown in rows

@@ -129,7 +129,7 @@ def test_a_scope_may_be_the_name_of_an_interface() -> None:
                 sender.connect((unknown, 9))
 
 
-# Where lwIP does not do as the kernel: docs/lwip.md.
+# Where lwIP does not do as the kernel: docs/reference/lwip.md.
 
 
 def is_unreachable(one: bytes) -> bool:

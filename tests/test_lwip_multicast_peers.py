@@ -118,7 +118,7 @@ def test_a_group_goes_with_its_interface(
         assert mask_of(member) & ~R == IDLE
 
 
-# What docs/lwip.md says is different from Linux.
+# What docs/reference/lwip.md says is different from Linux.
 
 
 def test_one_ipv6_socket_has_one_ttl_for_the_groups_of_both_families(

@@ -1,6 +1,6 @@
 """Servers and clients of well-known packages, unmodified, each on a stack of its own.
 
-Every process is started by the command line that docs/programs.md shows.
+Every process is started by the command line that docs/how-to/programs.md shows.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_server_and_client_meet_in_one_process(pair: Pair, loop: str, folder: Pa
 
 @pytest.mark.parametrize("pair", as_parameters(PAIRS))
 def test_the_documentation_shows_the_command_lines(pair: Pair) -> None:
-    page = (ROOT / "docs" / "programs.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "programs.md").read_text()
     talk = Conversation(pair)
     for program in (talk.server, talk.client):
         assert f"`{' '.join(program)}`" in page

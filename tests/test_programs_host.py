@@ -102,5 +102,5 @@ def test_asyncpg_on_the_stack_works_with_a_postgresql_server_of_the_host(
 
 
 def test_the_documentation_shows_the_database_client() -> None:
-    page = (ROOT / "docs" / "programs.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "programs.md").read_text()
     assert f"`{' '.join([*DATABASE_CLIENT, HOST, '5432', USER])}`" in page

@@ -2,7 +2,7 @@
 
 The descriptor of a user socket only signals events.  These are the calls by which
 programs use a socket's descriptor as the socket itself: each works on the user socket or
-raises OSError (ENOTSUP), which says what to do instead.  docs/blocking.md has the table,
+raises OSError (ENOTSUP), which says what to do instead.  docs/reference/blocking.md has the table,
 and what cannot be seen from here.
 """
 

@@ -210,7 +210,7 @@ def install() -> Iterator[None]:
     of it, is known by ``socket.socket(fileno=)`` and `socket.fromfd`.  What would read or
     write such a descriptor, which only signals events, raises OSError (ENOTSUP): `os.read`,
     `os.write`, `os.sendfile`, `os.fdopen`, `socket.send_fds`, `subprocess.Popen`.
-    docs/blocking.md has the table.
+    docs/reference/blocking.md has the table.
 
     Nests, and may be entered from several threads: the last one to leave puts the
     module back.  `socket.create_connection`, `socket.create_server` and whoever calls

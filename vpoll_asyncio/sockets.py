@@ -188,7 +188,7 @@ class UserSocket(SocketTransfers):
     def fileno(self) -> int:
         """Return a descriptor that the kernel's pollers see the socket's events on.
 
-        It only signals: reading and writing it is not the socket (docs/blocking.md).
+        It only signals: reading and writing it is not the socket (docs/reference/blocking.md).
         Returns -1 once closed.  Raises OSError (ENOTSUP) where the caller is known to read
         or write it: under stock uvloop, from `ssl.SSLContext.wrap_socket` without
         `install`, `subprocess.Popen` and the loops' ``connect_read_pipe`` and

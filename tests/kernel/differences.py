@@ -20,7 +20,7 @@ __all__ = ["OBSERVED", "PAGE", "Observed", "merge", "render"]
 
 HERE = Path(__file__).resolve().parent
 OBSERVED = HERE / "observed.json"
-PAGE = HERE.parent.parent / "docs" / "kernel-differences.md"
+PAGE = HERE.parent.parent / "docs" / "reference" / "kernel-differences.md"
 RESULTS = HERE.parent.parent / ".cache" / "kernel" / "results" / "observed"
 
 REFERENCE = "eventfd"
@@ -29,7 +29,7 @@ INTRODUCTION = """
 One suite made each observation below of every backend, in a virtual machine with Debian's
 Linux {kernel}: `make test-kernel`. There `device` is the `/dev/vpoll` of Debian's vpoll-dkms,
 and `eventfd` is EFD_VPOLL by a module of the tests,
-[efd_vpoll.c](../tests/kernel/efd_vpoll.c), which does what the proposed patch publishes: no
+[efd_vpoll.c](../../tests/kernel/efd_vpoll.c), which does what the proposed patch publishes: no
 distribution's kernel has the patch. On any other kernel the same tests fail where a backend
 answers otherwise than it is written here. What each backend is, and why, is in
 [backends](backends.md).

@@ -1,7 +1,7 @@
 """What a vpoll is, in plain Python without a system call: a mask, a wait queue, descriptors.
 
 The rules are those that were observed of EFD_VPOLL and of ``/dev/vpoll``
-(``docs/kernel-differences.md``) and of Linux' own epoll: `VPollModel` is one descriptor
+(``docs/reference/kernel-differences.md``) and of Linux' own epoll: `VPollModel` is one descriptor
 of a vpoll, `EpollModel` an epoll over such descriptors.
 """
 

@@ -47,7 +47,7 @@ class MemoryStack(Stack):
 
     Every host has 127.0.0.0/8 and ::1 of its own, whatever `ip` says, and may bind
     every port.  Sockets behave as Linux's do, errors, event masks and buffers
-    included; docs/memory.md lists what is different.  Nothing needs driving: data
+    included; docs/reference/memory.md lists what is different.  Nothing needs driving: data
     are with the receiver when `send` returns, so `attach` does nothing and any
     number of loops and threads may use one stack.
 

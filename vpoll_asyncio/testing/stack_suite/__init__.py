@@ -1,7 +1,7 @@
 """The conformance suite for stacks: Linux's sockets, as tests that a stack's author runs.
 
-`StackSuite` is subclassed with a fixture ``hosts``; docs/testing.md shows how.  pytest and
-Hypothesis must be installed.
+`StackSuite` is subclassed with a fixture ``hosts``; docs/reference/testing.md shows how.  pytest
+and Hypothesis must be installed.
 """
 
 from __future__ import annotations

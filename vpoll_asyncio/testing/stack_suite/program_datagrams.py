@@ -64,7 +64,7 @@ class Datagrams(Differential):
     def connect(self, index: int, address: int, number: int) -> None:
         """To a socket, to a port that nobody has any more, or to port 0.
 
-        Not from an IPv6 peer to an IPv4 one: docs/memory.md.
+        Not from an IPv6 peer to an IPv4 one: docs/reference/memory.md.
         """
         both = self.pick(index)
         name = both[0].getsockname()[0]

@@ -94,7 +94,7 @@ class Ports(Differential):
     def connect(self, index: int, address: int, number: int) -> None:
         """One at a time waits for room: which of two gets in is a matter of time.
 
-        A socket that has tried an IPv4 address tries no IPv6 one: docs/memory.md.
+        A socket that has tried an IPv4 address tries no IPv6 one: docs/reference/memory.md.
         """
         both = self.pick(index)
         target = ADDRESSES[both[0].family][address]
