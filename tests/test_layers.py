@@ -159,8 +159,9 @@ def test_private_names_are_imported_within_a_folder_only(module: Path) -> None:
     assert not private
 
 
-def test_importing_the_package_loads_no_optional_dependency() -> None:
-    program = "import sys, vpoll_asyncio; print(sorted({'cffi', 'uvloop'} & sys.modules.keys()))"
+def loaded_by(module: str, names: set[str]) -> str:
+    """Which of the modules `names` an import of `module` loads, as a sorted list's text."""
+    program = f"import sys, {module}; print(sorted({names!r} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=PACKAGE.parent,
@@ -168,4 +169,13 @@ def test_importing_the_package_loads_no_optional_dependency() -> None:
         text=True,
         timeout=60,
     )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_importing_the_package_loads_no_optional_dependency() -> None:
+    assert loaded_by("vpoll_asyncio", {"cffi", "uvloop"}) == "[]"
+
+
+def test_importing_the_testing_package_loads_neither_hypothesis_nor_pytest() -> None:
+    assert loaded_by("vpoll_asyncio.testing", {"_pytest", "hypothesis"}) == "[]"

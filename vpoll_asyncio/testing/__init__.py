@@ -7,23 +7,24 @@ against the model, with the kernel's epoll, poll and select as observers.
 `StackSuite` is a test class that a stack's author subclasses: the conformance suite, in
 `vpoll_asyncio.testing.stack_suite`.
 
-Hypothesis must be installed, and pytest for the suite, which is imported when it is asked for.
-Nothing else in this package imports this one.
+Each name is imported when it is asked for: Hypothesis is needed for the strategies, the
+machine and the suite, pytest for the suite alone.  Nothing else in this package imports
+this one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from .epoll import EpollModel
-from .machine import TRAITS, Traits, VPollMachine, vpoll_machine
-from .model import VPollModel
-from .pollable import DescriptorModel
-from .sleepers import Sleeper, wait_until_asleep
-from .strategies import NAMED, Operation, interests, masks, operation, operations
+import importlib
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .epoll import EpollModel
+    from .machine import TRAITS, Traits, VPollMachine, vpoll_machine
+    from .model import VPollModel
+    from .pollable import DescriptorModel
+    from .sleepers import Sleeper, wait_until_asleep
     from .stack_suite import Difference, Hosts, Lab, StackSuite, differences_table
+    from .strategies import NAMED, Operation, interests, masks, operation, operations
 
 __all__ = [
     "NAMED",
@@ -48,12 +49,19 @@ __all__ = [
     "wait_until_asleep",
 ]
 
-_OF_THE_SUITE = frozenset({"Difference", "Hosts", "Lab", "StackSuite", "differences_table"})
+_MODULES: Final = {
+    "epoll": ("EpollModel",),
+    "machine": ("TRAITS", "Traits", "VPollMachine", "vpoll_machine"),
+    "model": ("VPollModel",),
+    "pollable": ("DescriptorModel",),
+    "sleepers": ("Sleeper", "wait_until_asleep"),
+    "stack_suite": ("Difference", "Hosts", "Lab", "StackSuite", "differences_table"),
+    "strategies": ("NAMED", "Operation", "interests", "masks", "operation", "operations"),
+}
+_HOME: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OF_THE_SUITE:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import stack_suite
-
-    return getattr(stack_suite, name)
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
