@@ -53,6 +53,7 @@ _PARTS = (
     "threads",
     "transfers",
     "urgent",
+    "wakeups",
 )
 
 for _part in _PARTS:
@@ -96,11 +97,13 @@ from .table import differences_table  # noqa: E402
 from .threads import ThreadTests  # noqa: E402
 from .transfers import TransferTests  # noqa: E402
 from .urgent import UrgentTests  # noqa: E402
+from .wakeups import WakeupTests  # noqa: E402
 
 
 class StackSuite(
     MaskTests,
     UrgentTests,
+    WakeupTests,
     NameTests,
     ConnectionTests,
     DatagramTests,

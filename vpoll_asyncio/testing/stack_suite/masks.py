@@ -48,6 +48,16 @@ class MaskTests(SuiteBase):
         lab.keep(listener.accept()[0])
         assert mask_of(listener) == 0
 
+    def test_listener_is_readable_until_the_last_connection_is_accepted(self, lab: Lab) -> None:
+        listener = lab.listener()
+        clients = [lab.connecting(listener) for _ in range(3)]
+        for client in clients:
+            lab.settles(client, W)
+        for _ in clients:
+            lab.settles(listener, R)
+            lab.keep(listener.accept()[0])
+        assert mask_of(listener) == 0
+
     def test_connected(self, lab: Lab) -> None:
         client, server = lab.pair()
         assert mask_of(client) == W
@@ -93,6 +103,17 @@ class MaskTests(SuiteBase):
         assert mask_of(server) == R | W | RDHUP
         assert server.recv(10) == b""
         assert mask_of(server) == R | W | RDHUP
+
+    def test_fin_behind_full_buffers_comes_after_the_data(self, lab: Lab) -> None:
+        client, server = lab.pair(small_buffers)
+        left = lab.fill(client)
+        client.shutdown(socket.SHUT_WR)
+        lab.readable(server)
+        assert not mask_of(server) & RDHUP
+        while left:
+            left -= len(lab.readable(server).recv(1 << 20))
+        lab.settles(server, R | W | RDHUP)
+        assert server.recv(1) == b""
 
     def test_own_shutdown_for_writing(self, lab: Lab) -> None:
         client, _ = lab.pair()
@@ -256,6 +277,17 @@ class MaskTests(SuiteBase):
         sender.sendto(data, receiver.getsockname())
         lab.settles(receiver, R | W | WRBAND)
         assert receiver.recv(10) == data
+        assert mask_of(receiver) == W | WRBAND
+
+    def test_datagrams_wait_until_the_last_is_read(self, lab: Lab) -> None:
+        receiver, sender = lab.receiver(), lab.datagram()
+        for data in (b"one", b"two"):
+            sender.sendto(data, receiver.getsockname())
+        for data in (b"one", b"two"):
+            lab.settles(receiver, R | W | WRBAND)
+            assert receiver.recv(10, socket.MSG_PEEK) == data
+            assert mask_of(receiver) == R | W | WRBAND
+            assert receiver.recv(10) == data
         assert mask_of(receiver) == W | WRBAND
 
     @pytest.mark.parametrize("taker", ["SO_ERROR", "recv", "send"])
