@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"sockets"},
             {"tlssockets"},
             {"guards"},
+            {"descriptorcalls"},
             {"links"},
             {"stacks"},
             {"install", "transports"},

@@ -8,8 +8,10 @@ and what cannot be seen from here.
 
 from __future__ import annotations
 
+import array
 import errno
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,11 +19,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from . import signalling
+from .kernel import KernelSocket
 from .signalling import EXISTING
 from .sockets import SharedSocket, UserSocket
 from .tlssockets import wrap_user_socket
 
-__all__ = ["GUARDED", "socket_of_descriptor"]
+__all__ = ["GUARDED", "NO_CHILD", "refuse", "socket_of_descriptor"]
 
 
 def _find(fd: Any, call: str) -> UserSocket | None:
@@ -35,7 +38,14 @@ def _find(fd: Any, call: str) -> UserSocket | None:
         ) from None
 
 
-def _refuse(fd: Any, call: str, instead: str) -> None:
+def refuse(fd: Any, call: str, instead: str) -> None:
+    """Raise OSError (ENOTSUP) where `fd` signals the events of a user socket.
+
+    call -- what the program did, for the message
+    instead -- what it should do
+
+    Raises OSError (EBADF) where the connection has ended.
+    """
     sock = _find(fd, call)
     if sock is not None:
         raise OSError(
@@ -61,25 +71,48 @@ def socket_of_descriptor(fd: int) -> UserSocket | None:
 
 _kernel_read: Final = os.read
 _kernel_write: Final = os.write
+_kernel_readv: Final = os.readv
+_kernel_writev: Final = os.writev
 
 
 def _read(fd: int, length: int, /) -> bytes:
     if EXISTING and length:
-        _refuse(fd, "os.read()", "use recv()")
+        refuse(fd, "os.read()", "use recv()")
     return _kernel_read(fd, length)
 
 
 def _write(fd: int, data: Any, /) -> int:
     if EXISTING and memoryview(data).nbytes:
-        _refuse(fd, "os.write()", "use send()")
+        refuse(fd, "os.write()", "use send()")
     return _kernel_write(fd, data)
+
+
+def _readv(fd: int, buffers: Any, /) -> int:
+    if EXISTING:
+        refuse(fd, "os.readv()", "use recvmsg_into()")
+    return _kernel_readv(fd, buffers)
+
+
+def _writev(fd: int, buffers: Any, /) -> int:
+    if EXISTING:
+        refuse(fd, "os.writev()", "use sendmsg()")
+    return _kernel_writev(fd, buffers)
+
+
+_kernel_splice: Final = os.splice
+
+
+def _splice(src: int, dst: int, *args: Any, **options: Any) -> int:
+    refuse(src, "os.splice()", "use recv()")
+    refuse(dst, "os.splice()", "use the socket's sendfile()")
+    return _kernel_splice(src, dst, *args, **options)
 
 
 _kernel_sendfile: Final = os.sendfile
 
 
 def _sendfile(out_fd: int, in_fd: int, *args: Any, **options: Any) -> int:
-    _refuse(out_fd, "os.sendfile()", "use the socket's sendfile()")
+    refuse(out_fd, "os.sendfile()", "use the socket's sendfile()")
     return _kernel_sendfile(out_fd, in_fd, *args, **options)
 
 
@@ -87,9 +120,19 @@ _kernel_fdopen: Final = os.fdopen
 
 
 def _fdopen(fd: int, *args: Any, **options: Any) -> Any:
-    _refuse(fd, "os.fdopen()", "use the socket's makefile()")
+    refuse(fd, "os.fdopen()", "use the socket's makefile()")
     return _kernel_fdopen(fd, *args, **options)
 
+
+_kernel_set_wakeup_fd: Final = signal.set_wakeup_fd
+
+
+def _set_wakeup_fd(fd: int, /, **options: Any) -> int:
+    refuse(fd, "signal.set_wakeup_fd()", "give it an end of socket.socketpair()")
+    return _kernel_set_wakeup_fd(fd, **options)
+
+
+_STAYS: Final = "a user socket cannot leave its process: pass data on instead"
 
 _kernel_send_fds: Final = socket.send_fds
 
@@ -99,22 +142,62 @@ def _send_fds(
 ) -> int:
     fds = list(fds)
     for fd in fds:
-        _refuse(fd, "send_fds()", "a user socket cannot leave its process: pass data on instead")
+        refuse(fd, "send_fds()", _STAYS)
     return _kernel_send_fds(sock, buffers, fds, flags, address)
 
 
+_kernel_sendmsg: Final = KernelSocket.sendmsg
+
+
+def _sendmsg(self: socket.socket, buffers: Any, ancdata: Any = (), *where: Any) -> int:
+    if ancdata and EXISTING:
+        ancdata = list(ancdata)
+        for level, kind, data in ancdata:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                passed = array.array("i")
+                size = memoryview(data).nbytes
+                passed.frombytes(bytes(data)[: size - size % passed.itemsize])
+                for fd in passed:
+                    refuse(fd, "sendmsg() of SCM_RIGHTS", _STAYS)
+    return _kernel_sendmsg(self, buffers, ancdata, *where)
+
+
+NO_CHILD: Final = "a child process cannot have it: give it a pipe"
+"""What to do instead of handing a user socket to a child process."""
+
 _kernel_popen: Final = subprocess.Popen.__init__
 _STREAMS: Final = {"stdin": 2, "stdout": 3, "stderr": 4}
+_PASS_FDS: Final = 15
 
 
 def _popen(self: Any, args: Any, *rest: Any, **options: Any) -> None:
-    for fd in options.get("pass_fds", ()):
-        _refuse(fd, "Popen(pass_fds=)", "a child process cannot have it: give it a pipe")
+    for fd in options.get("pass_fds", rest[_PASS_FDS] if len(rest) > _PASS_FDS else ()):
+        refuse(fd, "Popen(pass_fds=)", NO_CHILD)
     for name, place in _STREAMS.items():
         given = options.get(name, rest[place] if len(rest) > place else None)
         if isinstance(given, int) and given >= 0:
-            _refuse(given, f"Popen({name}=)", "a child process cannot have it: give it a pipe")
+            refuse(given, f"Popen({name}=)", NO_CHILD)
     _kernel_popen(self, args, *rest, **options)
+
+
+_kernel_posix_spawn: Final = os.posix_spawn
+_kernel_posix_spawnp: Final = os.posix_spawnp
+
+
+def _check_actions(file_actions: Iterable[Any], call: str) -> None:
+    for action in file_actions:
+        if action[0] == os.POSIX_SPAWN_DUP2:
+            refuse(action[1], call, NO_CHILD)
+
+
+def _posix_spawn(path: Any, argv: Any, env: Any, /, **options: Any) -> int:
+    _check_actions(options.get("file_actions") or (), "os.posix_spawn()")
+    return _kernel_posix_spawn(path, argv, env, **options)
+
+
+def _posix_spawnp(path: Any, argv: Any, env: Any, /, **options: Any) -> int:
+    _check_actions(options.get("file_actions") or (), "os.posix_spawnp()")
+    return _kernel_posix_spawnp(path, argv, env, **options)
 
 
 _kernel_wrap_socket: Final = ssl.SSLContext.wrap_socket
@@ -148,9 +231,16 @@ def _wrap_socket(
 GUARDED: Final[tuple[tuple[Any, str, Any], ...]] = (
     (ssl.SSLContext, "wrap_socket", _wrap_socket),
     (subprocess.Popen, "__init__", _popen),
+    (os, "posix_spawn", _posix_spawn),
+    (os, "posix_spawnp", _posix_spawnp),
+    (signal, "set_wakeup_fd", _set_wakeup_fd),
     (socket, "send_fds", _send_fds),
+    (KernelSocket, "sendmsg", _sendmsg),
     (os, "read", _read),
     (os, "write", _write),
+    (os, "readv", _readv),
+    (os, "writev", _writev),
+    (os, "splice", _splice),
     (os, "sendfile", _sendfile),
     (os, "fdopen", _fdopen),
 )

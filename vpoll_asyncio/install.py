@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from .descriptorcalls import ON_DESCRIPTORS
 from .guards import GUARDED, socket_of_descriptor
 from .kernel import KernelSocket
 from .stacks.base import AddrInfo, Stack
@@ -185,6 +186,7 @@ _REPLACEMENTS: Final[tuple[tuple[Any, str, Any], ...]] = (
     (socket, "if_nametoindex", _if_nametoindex),
     (socket, "if_indextoname", _if_indextoname),
     *GUARDED,
+    *ON_DESCRIPTORS,
 )
 
 _lock: Final = threading.RLock()
@@ -208,8 +210,10 @@ def install() -> Iterator[None]:
 
     `ssl.SSLContext.wrap_socket` takes user sockets, and a descriptor of one, or a duplicate
     of it, is known by ``socket.socket(fileno=)`` and `socket.fromfd`.  What would read or
-    write such a descriptor, which only signals events, raises OSError (ENOTSUP): `os.read`,
-    `os.write`, `os.sendfile`, `os.fdopen`, `socket.send_fds`, `subprocess.Popen`.
+    write such a descriptor, which only signals events, or hand it to another process, raises
+    OSError (ENOTSUP): `os.read`, `os.write`, `os.sendfile`, `os.fdopen`, `socket.send_fds`,
+    `subprocess.Popen` and their like.  What concerns the descriptor itself is done to the
+    socket: `os.close`, `os.set_blocking`, `fcntl.fcntl`, `fcntl.ioctl`.
     docs/reference/blocking.md has the table.
 
     Nests, and may be entered from several threads: the last one to leave puts the
@@ -221,7 +225,8 @@ def install() -> Iterator[None]:
     with _lock:
         if _depth == 0:
             for where, name, replacement in _REPLACEMENTS:
-                _saved.append((where, name, getattr(where, name)))
+                # A name that a class inherits is taken away again.
+                _saved.append((where, name, vars(where).get(name)))
                 setattr(where, name, replacement)
         _depth += 1
     try:
@@ -231,4 +236,8 @@ def install() -> Iterator[None]:
             _depth -= 1
             if _depth == 0:
                 while _saved:
-                    setattr(*_saved.pop())
+                    where, name, saved = _saved.pop()
+                    if saved is None:
+                        delattr(where, name)
+                    else:
+                        setattr(where, name, saved)

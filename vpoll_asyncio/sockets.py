@@ -373,6 +373,21 @@ class UserSocket(SocketTransfers):
         if inheritable:
             raise OSError(errno.ENOTSUP, "a user socket does not survive exec(2)")
 
+    def close_handle(self) -> None:
+        """Close at once, as close(2) of the descriptor does: files of `makefile` do not hold it.
+
+        Other handles of the connection (`dup`) are not concerned.  Closing twice is allowed.
+        """
+        self._closed = True
+        self._real_close()
+
+    def __getstate__(self) -> NoReturn:
+        """Raise TypeError: a user socket cannot be pickled, by `multiprocessing` neither."""
+        raise TypeError(
+            f"cannot pickle {type(self).__name__!r} object: a user socket cannot leave its "
+            "process, since its stack is in there: pass data on instead"
+        )
+
     def _real_close(self, _ss: Any = None) -> None:
         # What socket.close() calls once the last file object is closed too.
         if self._gone:

@@ -22,6 +22,9 @@ __all__ = ["DeviceBackend", "DeviceMirror", "request"]
 
 PATH: Final = "/dev/vpoll"
 
+# Under `install` the name in `fcntl` stands for the calls of user sockets.
+_ioctl: Final = fcntl.ioctl
+
 # fs/select.c: poll(2) translates the bits that have a name and drops the others.
 _POLLED: Final = sum(EventMask)
 
@@ -40,7 +43,7 @@ class DeviceMirror(Mirror):
         self.fd = fd
 
     def apply(self, command: int, argument: int, mask: int) -> int:
-        known = fcntl.ioctl(self.fd, request(command), argument & PASSED)
+        known = _ioctl(self.fd, request(command), argument & PASSED)
         return known & PASSED | mask & POLLFREE
 
     def read_mask(self, mask: int) -> int:

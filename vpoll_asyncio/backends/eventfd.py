@@ -26,6 +26,10 @@ PASSED: Final = KEPT & ~POLLFREE
 
 _eight_bytes: Final = struct.Struct("=Q")
 
+# Under `install` the names in `os` refuse the descriptors of user sockets.
+_read: Final = os.read
+_write: Final = os.write
+
 
 def encode(command: int, mask: int) -> bytes:
     """Return the eight bytes that tell the kernel to do `command` (ADD, DEL, SET)."""
@@ -49,11 +53,11 @@ class EventfdMirror(Mirror):
         self.fd = fd
 
     def apply(self, command: int, argument: int, mask: int) -> int:
-        os.write(self.fd, encode(command, argument & PASSED))
+        _write(self.fd, encode(command, argument & PASSED))
         return self.read_mask(mask)
 
     def read_mask(self, mask: int) -> int:
-        known: int = _eight_bytes.unpack(os.read(self.fd, _eight_bytes.size))[0]
+        known: int = _eight_bytes.unpack(_read(self.fd, _eight_bytes.size))[0]
         return known & PASSED | mask & POLLFREE
 
 

@@ -56,7 +56,9 @@ _GONE: Final = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV})
 DEVICE: Final = "/dev/fuse"
 
 _REQUESTS: Final = {command: request(command) for command in (ADD, DEL, SET)}
+# Under `install` the names in the modules refuse the descriptors of user sockets.
 _ioctl: Final = fcntl.ioctl
+_read: Final = os.read
 
 _mask_word: Final = struct.Struct("=Q")
 
@@ -158,7 +160,7 @@ class FuseMirror(Mirror):
         if self.failed:
             return mask | ERR
         try:
-            known: int = _mask_word.unpack(os.read(self.fd, _mask_word.size))[0]
+            known: int = _mask_word.unpack(_read(self.fd, _mask_word.size))[0]
             return known
         except OSError as error:
             if error.errno not in _GONE:
