@@ -80,6 +80,10 @@ def _userns() -> str | None:
     return _runs("unshare", "-U", "-r", "true")
 
 
+def _sandbox() -> str | None:
+    return _runs("unshare", "-U", "-r", "-n", "-p", "-f", "--mount-proc", "true")
+
+
 def _tap() -> str | None:
     return _root() or _runs("unshare", "-n", sys.executable, "-c", _TAP_PROBE)
 
@@ -189,10 +193,12 @@ CHECKS: dict[str, Check] = {
     "libvpoll": _libvpoll,
     "lwip": _lwip,
     "netns": _netns,
+    "openssl": _command("openssl", "openssl"),
     "ping": _command("ping", "iputils-ping"),
     "postgresql": _postgresql,
     "requests": _module("requests"),
     "root": _root,
+    "sandbox": _sandbox,
     "slirp": _plugin("slirp"),
     "tap": _tap,
     "tshark": _command("tshark", "tshark"),

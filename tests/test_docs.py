@@ -1,10 +1,8 @@
 """What the documentation shows is run; what it links to exists; what is public is described.
 
-In README.md and below docs/ every ``python`` block runs in an interpreter of its own, warnings
-being errors.  A ``text`` block right behind it is what it prints.  In ``console`` blocks the
-lines ``$ python -m vpoll_asyncio ...`` run.  An HTML comment before a block says what it needs
-(``<!-- needs: lwip slirp -->``, names of tests/needs.py) or, for real devices only, why it does
-not run (``<!-- not-run: reason -->``).
+Each ``python`` block runs in an interpreter of its own, warnings being errors; a ``text`` block
+right behind it is what it prints.  tests/doc_blocks.py has the rest, and test_docs_commands.py
+the blocks that are typed at a shell.
 """
 
 from __future__ import annotations
@@ -12,105 +10,60 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import os
 import pkgutil
 import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import pytest
 
 import vpoll_asyncio
-from processes import free_port
+from doc_blocks import PAGES, Block, as_parameters, blocks, blocks_of, run_block, scratch
+from processes import ROOT, free_port
 from vpoll_asyncio import EventMask
 from vpoll_asyncio.backends.pair import NEAREST
 from vpoll_asyncio.hot.accelerator import ACCELERATOR
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-_BLOCK = re.compile(
-    r"(?:^<!-- *(?P<directive>needs|not-run): *(?P<argument>[^>]*?) *-->\n+)?"
-    r"^```(?P<language>python|console)\n(?P<code>.*?)^```\n"
-    r"(?:\n*^```text\n(?P<output>.*?)^```\n)?",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-class Block(NamedTuple):
-    page: str
-    line: int
-    language: str
-    code: str
-    output: str | None
-    needs: tuple[str, ...]
-
-
-def blocks() -> Iterator[Block]:
-    """Every block that runs."""
-    for page in PAGES:
-        text = page.read_text()
-        for found in _BLOCK.finditer(text):
-            if found["directive"] == "not-run":
-                continue
-            yield Block(
-                str(page.relative_to(ROOT)),
-                text.count("\n", 0, found.start("code")) + 1,
-                found["language"],
-                found["code"],
-                found["output"],
-                tuple((found["argument"] or "").split()),
-            )
-
-
-def shown(language: str) -> list[object]:
-    return [
-        pytest.param(
-            block,
-            id=f"{block.page}:{block.line}",
-            marks=[pytest.mark.needs(*block.needs)] if block.needs else [],
-        )
-        for block in blocks()
-        if block.language == language
-    ]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis"),
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-@pytest.mark.parametrize("block", shown("python"))
+@pytest.mark.parametrize("block", as_parameters("python"))
 def test_python_block_runs(block: Block) -> None:
     # The port that the pages use may be taken here.
-    done = run("-W", "error", "-c", block.code.replace("8080", str(free_port())))
+    block = block._replace(code=block.code.replace("8080", str(free_port())))
+    with scratch() as folder:
+        done = run_block(block, folder)
     assert (done.returncode, done.stderr) == (0, "")
     if block.output is not None:
         assert done.stdout == block.output
 
 
-@pytest.mark.parametrize("block", shown("console"))
-def test_console_block_runs(block: Block) -> None:
-    for line in block.code.splitlines():
-        if line.startswith("$ python "):
-            done = run(*shlex.split(line)[2:])
-            assert (done.returncode, done.stderr) == (0, ""), line
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_runs_or_says_why_not(page: Path) -> None:
+    found = blocks_of(page)
+    silent = []
+    for block in found:
+        used = block.directives.get("file")
+        if used is not None:
+            # A file is what others run or import.
+            users = [o for o in found if o.line > block.line and (o.runs or "file" in o.directives)]
+            explained = any(re.search(rf"\b{Path(used).stem}\b", user.code) for user in users)
+        else:
+            explained = block.runs or bool(block.directives.get("not-run"))
+        if not explained:
+            silent.append(f"{block.page}:{block.line}: ```{block.language}")
+    assert not silent
+    if page.parent != ROOT:
+        # Indented code would be seen by nobody here.
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert not re.findall(r"^\n {4,}\S.*$", text, re.MULTILINE)
+
+
+def test_readme_names_targets_of_the_makefile() -> None:
+    named = re.findall(r"^    make ([\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named
+    assert set(named) <= set(targets)
 
 
 def test_readme_shows_an_example() -> None:

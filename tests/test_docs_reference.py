@@ -1,0 +1,121 @@
+"""The reference lists what the code has, all of it and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+from processes import ROOT
+from vpoll_asyncio import stacks
+
+REFERENCE = ROOT / "docs" / "reference"
+PACKAGE = ROOT / "vpoll_asyncio"
+# Of `open_stack` only: objects, which a string cannot have.
+OBJECTS = {"link", "interfaces"}
+OWN_STACKS = ("memory", "lwip", "vdestack", "null", "host")
+
+
+def page(name: str) -> str:
+    return (REFERENCE / name).read_text()
+
+
+def section(text: str, heading: str) -> str:
+    return re.split(r"^## ", text.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every row whose first begins with code."""
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
+
+
+def help_of(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "vpoll_asyncio", *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_options_of_run_are_those_of_its_help() -> None:
+    table = {
+        option
+        for row in rows(section(page("cli.md"), "`run`"))
+        for option in re.findall(r"`(--?\w[\w-]*)", row[0])
+    }
+    assert table == set(re.findall(r"^  (?:-h, )?(--\w[\w-]*)", help_of("run"), re.M)) | {"-h"}
+
+
+@pytest.mark.parametrize("option", ["--loop", "--children"])
+def test_choices_of_run_are_those_of_its_help(option: str) -> None:
+    cell = next(row[0] for row in rows(page("cli.md")) if row[0].startswith(f"`{option}"))
+    choices = re.search(rf"^  {option} {{(.*)}}", help_of("run"), re.MULTILINE)
+    assert choices
+    assert re.findall(rf"`{option} (\w+)`", cell) == choices[1].split(",")
+
+
+def test_drain_is_by_default_what_the_help_says() -> None:
+    cell = next(row[1] for row in rows(page("cli.md")) if row[0].startswith("`--drain"))
+    default = re.search(r"\(default:\s+(\d+)", help_of("run"))
+    assert default
+    assert f"{default[1]} by default" in cell
+
+
+def test_commands_are_those_of_the_help() -> None:
+    table = {row[0].strip("`") for row in rows(page("cli.md").split("\n## ")[0])}
+    commands = set(re.findall(r"^    (\w+) ", help_of(), re.MULTILINE))
+    assert table == commands | {"--version"}
+
+
+def test_variables_of_the_environment_are_those_that_are_read() -> None:
+    read = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                read |= set(re.findall(r"^(VPOLL_[A-Z_]+|VDEPLUGIN_PATH|XDG_\w+|CC)$", node.value))
+    # Names of libvpoll's constants.
+    read -= {name for name in read if name.startswith("VPOLL_CTL_")}
+    assert {row[0].strip("`") for row in rows(section(page("cli.md"), "Environment"))} == read
+
+
+def keys() -> dict[str, set[str]]:
+    """The stacks of each key, as the page has them."""
+    found = {}
+    for key, _, where in rows(section(page("stack-string.md"), "Keys")):
+        named = set(OWN_STACKS) if where == "all" else set(re.findall(r"`(\w+)`", where))
+        found[key.strip("`")] = named
+    return found
+
+
+@pytest.mark.parametrize("name", OWN_STACKS)
+def test_keys_of_a_stack_are_its_options(name: str) -> None:
+    listed = {key for key, where in keys().items() if name in where}
+    assert listed == (stacks.options_of(name) - OBJECTS) | {"stack"}
+
+
+def test_every_stack_of_ours_is_on_the_page() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    targets = re.findall(r'^(\w+) = "vpoll_asyncio\.stacks', project, re.MULTILINE)
+    assert set(targets) == set(OWN_STACKS)
+
+
+def test_keys_of_a_further_interface_are_those_that_it_takes() -> None:
+    shown = re.search(r"an interface has \(([^)]+)\)", page("stack-string.md").replace("\n", " "))
+    assert shown
+    listed = set(re.findall(r"`(\w+)`", shown[1]))
+    taken = set()
+    for key in keys().keys() - {"iface"}:
+        parsed = stacks.parse_config(f"vnl=tap://a,iface=b,{key}=value")
+        if key in parsed.get("interfaces", [{}])[0]:
+            taken.add(key)
+    assert listed == taken
