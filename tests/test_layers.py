@@ -16,13 +16,13 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
         (
-            {"_asyncio", "events", "kernel", "sleeper", "native"},
+            {"_asyncio", "events", "kernel", "sleeper", "native", "requirements", "suggestions"},
             {"hot"},
             {"backends"},
             {"vpoll"},
             {"relay", "selector"},
             {"watch"},
-            {"descriptors", "libvpoll", "sockaddr"},
+            {"advice", "descriptors", "libvpoll", "sockaddr"},
             {"sockhooks"},
             {"delegated", "signalling", "tlschannel"},
             {"sockettransfer"},

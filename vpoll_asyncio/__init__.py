@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from . import requirements as requirements
 from .backends import BackendInfo, backends
 from .events import EventMask
 from .forward import Forward, forward

@@ -29,6 +29,7 @@ from ._asyncio import (
     SSL_CALLER,
     WRITE_PIPE_CALLER,
 )
+from .advice import explain_bind, explain_connect
 from .delegated import SHARED, DelegatedHooks, Description
 from .events import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 from .relay import is_uvloop
@@ -220,7 +221,12 @@ class UserSocket(SocketTransfers):
     def bind(self, address: Any) -> None:
         """Bind to `address`; a host name is resolved by the stack."""
         self._check_open()
-        self.do_bind(self.resolve_address(address, "bind"))
+        target = self.resolve_address(address, "bind")
+        try:
+            self.do_bind(target)
+        except OSError as exc:
+            explain_bind(exc, self.stack, target)
+            raise
 
     def listen(self, backlog: int = min(socket.SOMAXCONN, 128)) -> None:
         """Accept connections, at most `backlog` + 1 waiting at a time, as listen(2)."""
@@ -246,11 +252,16 @@ class UserSocket(SocketTransfers):
         except BlockingIOError:
             if self._timeout == 0.0:
                 raise
+        except OSError as exc:
+            explain_connect(exc, self.stack, target)
+            raise
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while not self.vpoll.peek() & (OUT | ERR | HUP):
             self._wait_until(OUT, deadline)
         if number := self.do_finish_connect():
-            raise OSError(number, os.strerror(number))
+            failed = OSError(number, os.strerror(number))
+            explain_connect(failed, self.stack, target)
+            raise failed
 
     def connect_ex(self, address: Any) -> int:
         """Connect and return an errno instead of raising it, as `socket.connect_ex`."""

@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from ..events import EventMask, check_mask
+from ..suggestions import did_you_mean
 from .base import Backend, BackendInfo, Mirror
 from .device import DeviceBackend
 from .eventfd import EventfdBackend
@@ -51,8 +52,10 @@ def by_name(name: str) -> Backend:
             if why := backend.missing():
                 raise OSError(errno.ENOSYS, f"vpoll backend {name!r} is not available: {why}")
             return backend
-    names = ", ".join(backend.name for backend in _REGISTRY)
-    raise ValueError(f"no vpoll backend {name!r}: expected one of {names}")
+    names = [backend.name for backend in _REGISTRY]
+    raise ValueError(
+        f"no vpoll backend {name!r}: expected one of {', '.join(names)}{did_you_mean(name, names)}"
+    )
 
 
 def choose(need: int) -> Backend:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from ..suggestions import did_you_mean
 from . import libvdeplug
 from .base import Link, Medium, NativePort
 from .fd import FdLink
@@ -118,7 +119,7 @@ def open_link(vnl: str, **options: object) -> Link:
     if scheme not in libvdeplug.PLUGIN_PACKAGES and not _has_plugin(scheme):
         raise ValueError(
             f"{vnl!r}: no link serves {scheme}://: expected one of {', '.join(_schemes())}, "
-            "or another plugin of libvdeplug"
+            f"or another plugin of libvdeplug{did_you_mean(scheme, _schemes())}"
         )
     return _open_vde(vnl, **options)
 

@@ -59,6 +59,9 @@ class Link(abc.ABC):
     address: bytes | None = None
     """Hardware address (6 bytes) that the medium prescribes for this end, or None."""
 
+    host_loopback: str | None = None
+    """The address under which the other end hands on to this host's loopback, or None."""
+
     dropped: int = 0
     """Frames that this link has thrown away (full queues, frames that are too long)."""
 

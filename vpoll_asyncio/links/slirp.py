@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
 from ..kernel import KernelSocket
+from ..suggestions import did_you_mean
 
 __all__ = [
     "Forward",
@@ -92,6 +93,15 @@ class SlirpAddress(NamedTuple):
         """Most bytes of IP packet in one frame."""
         return int(self.options.get("mtu") or 1500)
 
+    @property
+    def host_loopback(self) -> str | None:
+        """The address by which hosts on the link reach the loopback of the machine, if they may."""
+        options = self.options
+        refuses = "disable_host_loopback" in options or "restricted" in options
+        if refuses or ("v6" in options and "v4" not in options):
+            return None
+        return (options.get("addr") or options.get("host") or "10.0.2.2").partition("/")[0]
+
     def vnl(self) -> str:
         """Return the locator with every value quoted for libvdeplug."""
         parts = [k if v is None else f"{k}={_quote(v)}" for k, v in self.options.items()]
@@ -127,7 +137,8 @@ def parse(vnl: str) -> SlirpAddress:
             last = ""
             continue
         if name not in _OPTIONS:
-            raise ValueError(f"{vnl!r}: slirp:// has no option {name!r}: {_known()}")
+            meant = did_you_mean(name, _OPTIONS)
+            raise ValueError(f"{vnl!r}: slirp:// has no option {name!r}: {_known()}{meant}")
         last = name
         if name == "tcpfwd":
             forwards += _forwards(vnl, "tcp", value)

@@ -41,7 +41,7 @@ _PEER_AWAY: Final = frozenset(
 # Where the plugin's own errno says too little.
 _FORMS: Final = {
     "udp": "the form is udp://[HOST:]PORT->HOST:PORT",
-    "vde": "is vde_switch running with that path (vde:///path)?",
+    "vde": "is vde_switch running with that path? start it with vde_switch -s PATH",
     "switch": "the folder that it makes must not exist, its parent must",
     "hub": "the folder that it makes must not exist, its parent must",
     "vlan": "the form is vlan://NUMBER{LOCATOR}",
@@ -88,6 +88,7 @@ class VdeLink(Link):
         self.forwards: tuple[slirp.Forward, ...] = ()
         """Ports that slirp forwards, port 0 replaced by the one that the host chose."""
         address = slirp.parse(vnl) if self.scheme == "slirp" else None
+        self.host_loopback = address.host_loopback if address else None
         if self.scheme == "seqpacket":
             _check_seqpacket(vnl)
         self.mtu = check_mtu(

@@ -21,6 +21,7 @@ class LinkWrapper(Link):
         self.medium = inner.medium
         self.mtu = inner.mtu
         self.address = inner.address
+        self.host_loopback = inner.host_loopback
 
     @property
     def dropped(self) -> int:  # type: ignore[override]  # counted by the inner link

@@ -68,7 +68,11 @@ def run(
     from a running loop, and what `new_event_loop` raises.
     """
     if asyncio._get_running_loop() is not None:
-        raise RuntimeError("vpoll_asyncio.run() cannot be called from a running event loop")
+        raise RuntimeError(
+            "vpoll_asyncio.run() cannot be called from a running event loop: await the coroutine "
+            "there, and name its stack (`with stack.activate()`, or stack= of open_connection, "
+            "start_server and their like)"
+        )
     factory = functools.partial(new_event_loop, loop=loop, stack=stack)
     with contextlib.nullcontext() if stack is None else _installed(stack):
         with asyncio.Runner(debug=debug, loop_factory=factory) as runner:

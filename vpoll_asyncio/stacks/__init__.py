@@ -8,6 +8,7 @@ import inspect
 from importlib import metadata
 from typing import Any, Final
 
+from ..suggestions import did_you_mean
 from .base import Addresses, AddrInfo, Stack, StackInfo
 from .names import Resolver
 
@@ -42,7 +43,14 @@ def _targets() -> dict[str, str]:
 def _stack_class(name: str) -> type[Stack]:
     targets = _targets()
     if name not in targets:
-        raise ValueError(f"no stack {name!r}: expected one of {', '.join(sorted(targets))}")
+        bare, comma, rest = name.partition(",")
+        if comma and bare in targets:
+            raise ValueError(
+                f"stack configuration 'stack={name}': expected KEY=VALUE after the comma, "
+                f"as ip={rest}"
+            )
+        expected = f"expected one of {', '.join(sorted(targets))}"
+        raise ValueError(f"no stack {name!r}: {expected}{did_you_mean(name, targets)}")
     module, _, attribute = targets[name].partition(":")
     loaded: Any = importlib.import_module(module)
     for part in attribute.split("."):
@@ -175,7 +183,11 @@ def open_stack(config: str, **options: Any) -> Stack:
         signature.bind(**options)
     except TypeError as exc:
         takes = ", ".join(signature.parameters)
-        raise ValueError(f"stack {name!r}: {exc}; it takes {takes or 'no options'}") from None
+        unknown = next((key for key in options if key not in signature.parameters), "")
+        raise ValueError(
+            f"stack {name!r}: {exc}; it takes {takes or 'no options'}"
+            f"{did_you_mean(unknown, signature.parameters)}"
+        ) from None
     if why := cls.missing():
         raise OSError(errno.ENOSYS, f"stack {name!r} is not available: {why}")
     return cls(**options)

@@ -61,7 +61,10 @@ def _overridden(method: Callable[..., Any], original: Callable[..., Any]) -> boo
 
 
 def _unknown(host: str, stack: str) -> socket.gaierror:
-    text = f"{host!r}: no such name on the {stack} stack, which has no DNS"
+    text = (
+        f"{host!r}: no such name on the {stack} stack, which has no DNS: "
+        "open it with a name server (dns=ADDRESS), or use an address"
+    )
     return socket.gaierror(socket.EAI_NONAME, text)
 
 
@@ -128,6 +131,15 @@ class Stack(abc.ABC):
     def addresses(self) -> list[str]:
         """The stack's own addresses with their prefix lengths, ``"10.0.2.15/24"``."""
         return []
+
+    @property
+    def host_loopback(self) -> str | None:
+        """The address under which the stack reaches this host's loopback, None where none is known.
+
+        Through ``slirp://`` it is the link's (`Link.host_loopback`).  Errors of ``connect``
+        to 127.0.0.1, which is the stack's own, name it.
+        """
+        return None
 
     resolver: Resolver | None = None
     """What asks name servers through the stack, None where it has none to ask."""
@@ -431,4 +443,7 @@ class Stack(abc.ABC):
     def refuse_closed(self) -> None:
         """Raise OSError (ENETDOWN) when the stack is closed."""
         if self.closed:
-            raise OSError(errno.ENETDOWN, f"the {self.name} stack is closed")
+            raise OSError(
+                errno.ENETDOWN,
+                f"the {self.name} stack is closed: keep it open until its sockets are done with",
+            )

@@ -13,6 +13,7 @@ from asyncio import staggered
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, TypeVar
 
+from ..advice import copy_notes, explain_bind, explain_connect
 from ..events import ERR, HUP, OUT
 from ..stacks.base import AddrInfo, Stack
 from .alive import attach
@@ -45,7 +46,9 @@ def _interleave(infos: Sequence[AddrInfo], first: int) -> list[AddrInfo]:
     return head + [info for infos in rounds for info in infos if info is not None]
 
 
-def _bind_local(sock: socket.socket, infos: Sequence[AddrInfo], errors: list[OSError]) -> None:
+def _bind_local(
+    stack: Stack, sock: socket.socket, infos: Sequence[AddrInfo], errors: list[OSError]
+) -> None:
     """Bind `sock` to the first of `infos` that works; collect the errors of others."""
     failed = []
     for family, _, _, _, address in infos:
@@ -55,12 +58,12 @@ def _bind_local(sock: socket.socket, infos: Sequence[AddrInfo], errors: list[OSE
             sock.bind(address)
             return
         except OSError as exc:
-            failed.append(
-                OSError(
-                    exc.errno,
-                    f"error while attempting to bind on address {address!r}: {str(exc).lower()}",
-                )
+            error = OSError(
+                exc.errno,
+                f"error while attempting to bind on address {address!r}: {str(exc).lower()}",
             )
+            explain_bind(error, stack, address)
+            failed.append(error)
     if not failed:
         raise OSError(f"no matching local address with family={sock.family!r} found")
     errors += failed[:-1]
@@ -83,7 +86,7 @@ async def _connect_one(
         sock = stack.socket(family, kind, proto)
         sock.setblocking(False)
         if local_infos is not None:
-            _bind_local(sock, local_infos, own)
+            _bind_local(stack, sock, local_infos, own)
         if stack.kernel:
             await loop.sock_connect(sock, address)
             return sock
@@ -97,6 +100,7 @@ async def _connect_one(
             await finish_connect(loop, sock, address)
         return sock
     except OSError as exc:
+        explain_connect(exc, stack, address)
         own.append(exc)
         if sock is not None:
             sock.close()
@@ -114,7 +118,10 @@ def _combined(errors: list[OSError], all_errors: bool) -> BaseException:
     text = str(errors[0])
     if all(str(error) == text for error in errors):
         return errors[0]
-    return OSError("Multiple exceptions: {}".format(", ".join(map(str, errors))))
+    several = OSError("Multiple exceptions: {}".format(", ".join(map(str, errors))))
+    for error in errors:
+        copy_notes(error, several)
+    return several
 
 
 async def _connect(

@@ -43,7 +43,10 @@ def stack_down(sock: UserSocket) -> OSError | None:
     """
     if not sock.stack.closed:
         return sock.vpoll.failure
-    return OSError(errno.ENETDOWN, f"the {sock.stack.name} stack is closed")
+    return OSError(
+        errno.ENETDOWN,
+        f"the {sock.stack.name} stack is closed: keep it open until its sockets are done with",
+    )
 
 
 def pending_error(sock: UserSocket) -> OSError | None:

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..advice import explain_bind
 from ..stacks.base import AddrInfo, Stack
 from .alive import attach
 from .base import logger
@@ -75,14 +76,19 @@ def _bound_sockets(
                 )
                 # The family is there, but not this address of it (gh-75125).
                 if exc.errno != errno.EADDRNOTAVAIL:
-                    raise OSError(exc.errno, message) from None
+                    error = OSError(exc.errno, message)
+                    explain_bind(error, stack, info[4])
+                    raise error from None
                 if debug:
                     logger.warning(message)
         if not sockets:
-            raise OSError(
+            none = OSError(
                 errno.EADDRNOTAVAIL,
                 f"could not bind on any address out of {[info[4] for info in infos]!r}",
             )
+            for info in infos:
+                explain_bind(none, stack, info[4])
+            raise none
     except BaseException:
         for sock in sockets:
             sock.close()

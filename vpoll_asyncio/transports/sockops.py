@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import IO, Any, Final, TypeVar
 
+from ..advice import explain_connect
 from ..events import ERR, HUP, IN, OUT, RDHUP
 from ..sockaddr import Address
 from ..sockets import UserSocket
@@ -205,8 +206,12 @@ async def sock_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, addres
     target = await resolve_address(sock, address, "connect")
     # It may have been closed while a name was looked up.
     _check(loop, sock)
-    if not begin_connect(sock, target):
-        await finish_connect(loop, sock, address)
+    try:
+        if not begin_connect(sock, target):
+            await finish_connect(loop, sock, address)
+    except OSError as exc:
+        explain_connect(exc, sock.stack, target)
+        raise
 
 
 def begin_connect(sock: UserSocket, address: Address) -> bool:

@@ -102,6 +102,9 @@ def parse_interfaces(ip: str | Iterable[str], ip6: str | Iterable[str] = ()) -> 
         for text in _items(_Named(name, value))
     ]
     check_room(found)
+    for text in {str(one.ip) for one in found}:
+        if sum(str(one.ip) == text for one in found) > 1:
+            raise ValueError(f"ip: {text} is given twice: expected each address once")
     return found
 
 
@@ -158,6 +161,8 @@ def parse_gateways(gw: str | Iterable[str], interfaces: Sequence[Interface]) -> 
             same and address.is_link_local
         ):
             listed = ", ".join(map(str, same)) or f"no IPv{address.version} address at all"
+            if any(one.network.num_addresses == 1 for one in same):
+                listed += ": give the prefix length of the network, as ip=ADDRESS/24"
             raise ValueError(f"gw={text!r}: expected an address that the stack reaches ({listed})")
         found.append(address)
     return found

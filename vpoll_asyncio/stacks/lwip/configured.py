@@ -60,6 +60,11 @@ class ConfiguredStack(Stack):
         given = [str(address) for port in self.core.ports for address in tuple(port.addresses)]
         return given + [str(address) for address in self.dhcp_clients.learned()]
 
+    @property
+    def host_loopback(self) -> str | None:
+        links = (port.link for port in self.core.ports)
+        return next((link.host_loopback for link in links if link.host_loopback), None)
+
     def add_interface(
         self,
         *,

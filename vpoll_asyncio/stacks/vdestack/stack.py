@@ -144,7 +144,7 @@ class VdeStack(Stack):
         if not os.path.exists(DEVICE):
             return f"{DEVICE} is missing: modprobe tun"
         if not os.access(DEVICE, os.R_OK | os.W_OK):
-            return f"{DEVICE}: no permission"
+            return f"{DEVICE}: no permission: its mode must let this user write (chmod 666)"
         if os.geteuid():
             for path, off in _SWITCHES:
                 file = Path("/proc/sys", path)
@@ -164,6 +164,10 @@ class VdeStack(Stack):
     @property
     def addresses(self) -> list[str]:
         return [str(interface) for interface in self._interfaces]
+
+    @property
+    def host_loopback(self) -> str | None:
+        return self._link.host_loopback
 
     @property
     def link(self) -> Link:
