@@ -16,7 +16,16 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
         (
-            {"_asyncio", "events", "kernel", "sleeper", "native", "requirements", "suggestions"},
+            {
+                "_asyncio",
+                "ending",
+                "events",
+                "kernel",
+                "native",
+                "requirements",
+                "sleeper",
+                "suggestions",
+            },
             {"hot"},
             {"backends"},
             {"vpoll"},

@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Any, Final
 
 from .backends.virtual import FIRST_NUMBER, lookup, new_number
+from .ending import ending
 from .events import ALWAYS, IN, OUT, EventMask, check_mask, from_selector
 from .hot.selector import SelectorState
 from .vpoll import VPoll
@@ -483,7 +484,7 @@ class VPollSelector(SelectorState, selectors.BaseSelector):
         self.ready.clear()
         self._map = None
 
-    def __del__(self) -> None:
+    def __del__(self, _ending: Callable[[], bool] = ending) -> None:
         # As quietly as epoll's own object, which closes itself.
-        if getattr(self, "_wake_fd", -1) >= 0:
+        if getattr(self, "_wake_fd", -1) >= 0 and not _ending():
             self.close()

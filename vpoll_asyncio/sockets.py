@@ -17,7 +17,6 @@ import socket
 import struct
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -31,6 +30,7 @@ from ._asyncio import (
 )
 from .advice import explain_bind, explain_connect
 from .delegated import SHARED, DelegatedHooks, Description
+from .ending import ending, unclosed
 from .events import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
 from .relay import is_uvloop
 from .sockaddr import Address
@@ -439,11 +439,14 @@ class UserSocket(SocketTransfers):
             f"family={self._family!s}, type={self._type!s}, proto={self._proto}>"
         )
 
-    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # While the interpreter ends, what closing needs may be gone, and the process takes all.
-        if not getattr(self, "_gone", True) and not _finalizing():
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self._real_close()
+    def __del__(
+        self,
+        _ending: Callable[[], bool] = ending,
+        _unclosed: Callable[..., None] = unclosed,
+    ) -> None:
+        # At the end a transport's, or a wrapper's, would be told of a second time.
+        if not getattr(self, "_gone", True) and not _ending():
+            _unclosed(self, self._real_close)
 
 
 class SharedSocket(DelegatedHooks, UserSocket):

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import math
 import time
-import warnings
 from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
@@ -28,6 +27,7 @@ from .backends.base import Mirror
 from .backends.forks import FORKS
 from .backends.openfile import NOBODY, OpenFile
 from .backends.virtual import VirtualMirror, number_of
+from .ending import ending, unclosed
 from .events import ADD, ALWAYS, DEL, IN, KEPT, OUT, REFUSED, EventMask, check_mask
 from .hot.vpoll import FileState, VPollState, Waiter
 from .sleeper import Sleeper
@@ -361,10 +361,11 @@ class VPoll(VPollState):
         backend = "" if name is None else f" backend={name}"
         return f"<VPoll {EventMask(file.mask)!r}{where}{backend}>"
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "file", None) is None:
-            return
-        try:
-            _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-        finally:
-            self.close()
+    def __del__(
+        self,
+        _ending: Callable[[], bool] = ending,
+        _unclosed: Callable[..., None] = unclosed,
+    ) -> None:
+        # At the end those inside of stacks and links would be told of, one by one.
+        if getattr(self, "file", None) is not None and not _ending():
+            _unclosed(self, self.close)

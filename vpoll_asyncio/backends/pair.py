@@ -13,8 +13,10 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections.abc import Callable
 from typing import Final
 
+from ..ending import ending
 from ..events import ERR, HUP, IN, MSG, NVAL, OUT, PRI, RDBAND, RDHUP, RDNORM, WRBAND, WRNORM
 from ..kernel import KernelSocket
 from .base import Mirror
@@ -174,6 +176,12 @@ class PairMirror(Mirror):
 
     def close(self) -> None:
         self.back.close()
+
+    def __del__(self, _ending: Callable[[], bool] = ending) -> None:
+        if _ending():
+            # As quietly as a descriptor ends: only a user's own sockets are worth a warning.
+            for end in (self.front, self.back):
+                end.detach()
 
 
 def send(end: socket.socket, data: bytes) -> int:

@@ -11,10 +11,10 @@ import functools
 import os
 import socket
 import stat
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Final, get_args
 
+from ..ending import unclosed
 from ..kernel import KernelSocket
 from .base import Link, Medium, NativePort
 from .limits import FRAME_LOST, check_mtu, closed_error, longest_frame, shortest_frame
@@ -192,6 +192,11 @@ class FdLink(Link):
         else:
             sock.detach()
 
+    def _let_go(self) -> None:
+        """Keep the socket's object from warning as well: the process's end closes it."""
+        if self._socket is not None:
+            self._socket.detach()
+
     @property
     def closed(self) -> bool:
         return self._fd < 0
@@ -206,10 +211,9 @@ class FdLink(Link):
             f"dropped={self.dropped}>"
         )
 
-    def __del__(self) -> None:
+    def __del__(self, _unclosed: Callable[..., None] = unclosed) -> None:
         if getattr(self, "_fd", -1) >= 0 and self._closefd:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            _unclosed(self, self.close, at_end=self._let_go)
 
 
 def _has_peer(sock: socket.socket) -> bool:

@@ -18,6 +18,7 @@ import socket
 import threading
 from typing import Final
 
+from ..ending import ending, join
 from ..kernel import KernelSocket
 
 __all__ = ["forget", "watch"]
@@ -63,7 +64,7 @@ class _Watcher:
             if self._sockets:
                 return False
         os.eventfd_write(self._wakeup, 1)
-        self._thread.join()
+        join(self._thread)
         self._poll.close()
         os.close(self._wakeup)
         return True
@@ -103,8 +104,13 @@ def watch(control: int, data: int) -> None:
 
 
 def forget(control: int) -> None:
-    """Watch `control` no more; in a child of the process that watches, change nothing."""
+    """Watch `control` no more.
+
+    In a child of the process that watches, and while the interpreter ends, nothing changes.
+    """
     global _watcher
+    if ending():
+        return
     with _lock:
         if _watcher is not None and _watcher.ours and _watcher.remove(control):
             _watcher = None

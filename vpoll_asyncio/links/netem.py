@@ -9,10 +9,10 @@ import os
 import secrets
 import select
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, get_args
 
+from ..ending import unclosed
 from ..vpoll import VPoll
 from .base import Link, NativePort
 from .limits import closed_error, longest_frame, shortest_frame
@@ -274,10 +274,9 @@ class NetemLink(LinkWrapper):
         state = " closed" if self._closed else f" in={len(self._in)} out={len(self._out)}"
         return f"<NetemLink{state} seed={self.seed} dropped={self.dropped} inner={self.inner!r}>"
 
-    def __del__(self) -> None:
+    def __del__(self, _unclosed: Callable[..., None] = unclosed) -> None:
         if not getattr(self, "_closed", True):
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            _unclosed(self, self.close)
 
 
 def parse_netem(arguments: str) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import re
 import select
 import socket
 import stat
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from ..ending import unclosed
 from ..kernel import KernelSocket
 from . import hangup, libvdeplug, slirp, slirplog
 from .base import Link, NativePort
@@ -284,10 +284,10 @@ class VdeLink(Link):
         ports = f" forwards={','.join(map(str, self.forwards))}" if self.forwards else ""
         return f"<VdeLink {self.vnl} {where}{ports} mtu={self.mtu} dropped={self.dropped}>"
 
-    def __del__(self) -> None:
+    def __del__(self, _unclosed: Callable[..., None] = unclosed) -> None:
         if getattr(self, "_connection", 0):
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            # Its plugin may have made files.
+            _unclosed(self, self.close, at_end=self.close)
 
 
 def scheme_of(vnl: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._asyncio import FlowControl
+from ..ending import unclosed
 from ..events import ERR, HUP, IN, OUT, RDHUP
 from ..sockets import UserSocket
 from ..watch import Watch
@@ -307,11 +307,6 @@ class SocketTransport(FlowControl):
             f"write=<{writing}, bufsize={self.get_write_buffer_size()}>>"
         )
 
-    def __del__(self) -> None:
+    def __del__(self, _unclosed: Callable[..., None] = unclosed) -> None:
         if not self._closed:
-            try:
-                warnings.warn(
-                    f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self
-                )
-            finally:
-                self._give_back()
+            _unclosed(self, self._give_back, kind="transport ")

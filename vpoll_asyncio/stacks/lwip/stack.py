@@ -7,11 +7,11 @@ import errno
 import os
 import socket
 import threading
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from ... import native
+from ...ending import unclosed
 from ...links.base import Link
 from ...vpoll import VPoll
 from ..draining import until
@@ -335,7 +335,6 @@ class LwipStack(ConfiguredStack):
         links = " ".join(f"{port.name}={port.link!r}" for port in self.core.ports)
         return f"<LwipStack {' '.join(self.addresses)} {state} {links}>"
 
-    def __del__(self) -> None:
+    def __del__(self, _unclosed: Callable[..., None] = unclosed) -> None:
         if not getattr(self, "_closed", True):
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            _unclosed(self, self.close)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from ...ending import join
 from .blocking import LinkWait, turn_all
 from .driver import NEVER, LoopDriver
 from .ports import Port
@@ -147,13 +148,12 @@ class StackThread:
         self._failures += 1
 
     def close(self) -> None:
-        """End the thread and wait for it, unless this is called in it."""
+        """End the thread and wait for it, where that does not last for ever."""
         self._stopped = True
         atexit.unregister(self.stop)
         self.ring()
         self._link.close()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if join(self._thread):
             self._link.free()
 
     def after_fork(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
+from ...ending import unclosed
 from ..base import Stack
 from ..names import Addresses, Resolver
 from .addresses import LINK, is_link_local, oserror, parse_interface
@@ -167,10 +167,9 @@ class MemoryStack(Stack):
         addresses = ", ".join(self.addresses) or "loopback only"
         return f"<MemoryStack{state} {self._vnl or 'private'}: {addresses}>"
 
-    def __del__(self) -> None:
+    def __del__(self, _unclosed: Callable[..., None] = unclosed) -> None:
         if not getattr(self, "_closed", True):
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            _unclosed(self, self.close)
 
 
 def _several(value: str | Sequence[str]) -> Sequence[str]:

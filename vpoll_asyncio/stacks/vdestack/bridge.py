@@ -6,14 +6,18 @@ loop of the program's can do this.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
 import select
 import signal
 import threading
+import time
+import weakref
 from typing import Final
 
+from ...ending import join
 from ...links.base import Link
 from ...vpoll import VPoll
 
@@ -21,6 +25,10 @@ __all__ = ["Bridge"]
 
 _BATCH: Final = 64
 _FRAME: Final = 65536 + 64
+# Seconds that `close` may take to hand over to the link what the interface holds.
+_LAST: Final = 1.0
+# Seconds that the end of the interpreter waits for a bridge.
+_JOIN: Final = 5.0
 # The frame is lost, and the next may pass: the interface is down, or memory is short.
 _LOST: Final = (errno.EIO, errno.EINVAL, errno.ENOBUFS, errno.ENOMEM, errno.ENETDOWN)
 
@@ -52,6 +60,7 @@ class Bridge:
         except BaseException:
             os.close(self._wakeup)
             raise
+        _bridges.add(self)
 
     def _run(self) -> None:
         try:
@@ -80,6 +89,7 @@ class Bridge:
                     held = self._outgoing()
                 if held:
                     del held[: self._link.send_batch(held)]
+            self._hand_over(pollable, held)
         finally:
             if vpoll is not None:
                 vpoll.remove_waiter(self._ring)
@@ -132,6 +142,18 @@ class Bridge:
         self.tx_bytes += sum(map(len, frames))
         return frames
 
+    def _hand_over(self, pollable: int | VPoll, held: list[bytes]) -> None:
+        """Send what the interface still holds: the last data and the FIN of what was closed."""
+        deadline = time.monotonic() + _LAST
+        while self._device >= 0:
+            held = held or self._outgoing()
+            if not held:
+                return
+            taken = self._link.send_batch(held)
+            del held[:taken]
+            if not taken and not _room(pollable, deadline - time.monotonic()):
+                return
+
     def after_fork(self) -> None:
         """Let go of the parent's device in a forked child, where the thread is not."""
         os.close(self._device)
@@ -139,17 +161,48 @@ class Bridge:
         self._device = self._wakeup = -1
 
     def close(self) -> None:
-        """End the thread and close the device."""
+        """End the thread and close the device.
+
+        What the interface holds is sent first, for a second at most where the link is full.
+        """
         if self._device < 0:
             return
-        self._stop.set()
-        os.eventfd_write(self._wakeup, 1)
+        self._tell()
         # A stack that is collected may be so in this very thread, which then ends by itself.
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        join(self._thread)
         with self._ringing:
             self._sleeping = False
             self.after_fork()
+
+    def _tell(self) -> None:
+        self._stop.set()
+        os.eventfd_write(self._wakeup, 1)
+
+    def stop(self) -> None:
+        """End the thread as `close` does, as the interpreter will stop it wherever it is."""
+        if self._device >= 0:
+            self._tell()
+            self._thread.join(_JOIN)
+
+
+_bridges: Final[weakref.WeakSet[Bridge]] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for bridge in list(_bridges):
+        bridge.stop()
+
+
+def _room(pollable: int | VPoll, seconds: float) -> bool:
+    """Wait until the link that has `pollable` can take a frame."""
+    if seconds <= 0:
+        return False
+    if isinstance(pollable, VPoll):
+        return bool(pollable.wait(select.POLLOUT, seconds) & select.POLLOUT)
+    poller = select.poll()
+    poller.register(pollable, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poller.poll(seconds * 1000))
 
 
 class _signals_blocked:

@@ -176,6 +176,10 @@ class Namespace:
         self._channel = _Channel(self._channel.sock)
         self._inherited = True
 
+    def let_go(self) -> None:
+        """Close the socket that the helper is asked over, and no more."""
+        self._channel.sock.close()
+
     def close(self) -> None:
         """End the helper, and wait for its end; in a forked child, only let go of it."""
         channel: Any = self._channel.sock

@@ -6,13 +6,13 @@ import errno
 import os
 import socket
 import threading
-import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar, Final
 
 from ... import native
+from ...ending import unclosed
 from ...links import open_link
 from ...links.base import Link
 from ...links.tap import DEVICE
@@ -306,6 +306,11 @@ class VdeStack(Stack):
         if os.getpid() == self._opener or self._link.native is not None:
             self._link.close()
 
+    def _let_go(self) -> None:
+        """Keep the sockets within from warning as well; the helper sees the process's end."""
+        self._netlink.close()
+        self._namespace.let_go()
+
     @property
     def closed(self) -> bool:
         return self._closed
@@ -314,10 +319,9 @@ class VdeStack(Stack):
         state = "closed" if self._closed else "open"
         return f"<VdeStack {' '.join(self.addresses)} {state} link={self._link!r}>"
 
-    def __del__(self) -> None:
+    def __del__(self, _unclosed: Callable[..., None] = unclosed) -> None:
         if not getattr(self, "_closed", True):
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            _unclosed(self, self.close, at_end=self._let_go)
 
 
 _open: Final[weakref.WeakSet[VdeStack]] = weakref.WeakSet()
