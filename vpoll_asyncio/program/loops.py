@@ -18,7 +18,7 @@ from typing import Any, Final
 from .._asyncio import set_default_loop_factory
 from ..loops import EventLoop
 
-__all__ = ["LOOPS", "loops_made_ours"]
+__all__ = ["LOOPS", "loops_made_ours", "uvloop_module"]
 
 LOOPS: Final = ("asyncio", "uvloop")
 
@@ -55,7 +55,8 @@ def _stand_in(factory: Callable[[], asyncio.AbstractEventLoop]) -> type:
     return SelectorEventLoop
 
 
-def _uvloop() -> ModuleType | None:
+def uvloop_module() -> ModuleType | None:
+    """Return uvloop, None where it is not installed."""
     try:
         import uvloop
     except ImportError:
@@ -78,7 +79,7 @@ def loops_made_ours(choice: str | None = None) -> Iterator[None]:
     """
     if choice is not None and choice not in LOOPS:
         raise ValueError(f"no event loop {choice!r}: expected 'asyncio' or 'uvloop'")
-    module = _uvloop()
+    module = uvloop_module()
     # Raises where it is missing; before anything is replaced, since what uvloop takes of
     # the socket module it takes when it is imported.
     if choice == "uvloop" or module is not None:

@@ -7,6 +7,9 @@ against the model, with the kernel's epoll, poll and select as observers.
 `StackSuite` is a test class that a stack's author subclasses: the conformance suite, in
 `vpoll_asyncio.testing.stack_suite`.
 
+`Network` is a network of hosts in a test's own process, for tests of programs; the pytest
+plugin of this package has it as the fixture `network`.
+
 Each name is imported when it is asked for: Hypothesis is needed for the strategies, the
 machine and the suite, pytest for the suite alone.  Nothing else in this package imports
 this one.
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .epoll import EpollModel
+    from .hermetic import Network
     from .machine import TRAITS, Traits, VPollMachine, vpoll_machine
     from .model import VPollModel
     from .pollable import DescriptorModel
@@ -34,6 +38,7 @@ __all__ = [
     "EpollModel",
     "Hosts",
     "Lab",
+    "Network",
     "Operation",
     "Sleeper",
     "StackSuite",
@@ -51,6 +56,7 @@ __all__ = [
 
 _MODULES: Final = {
     "epoll": ("EpollModel",),
+    "hermetic": ("Network",),
     "machine": ("TRAITS", "Traits", "VPollMachine", "vpoll_machine"),
     "model": ("VPollModel",),
     "pollable": ("DescriptorModel",),

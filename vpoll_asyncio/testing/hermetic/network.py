@@ -1,0 +1,149 @@
+"""`Network`: hosts in a test's own process, and what happens on the way between them."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import itertools
+import random
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
+
+from ...stacks.memory import MemoryStack
+from .isolation import isolated
+from .refusal import RefusingStack
+
+__all__ = ["Network"]
+
+_NUMBERS: Final = itertools.count(1)
+_PREFIXES: Final = {4: 24, 6: 64}
+# What hosts that are given no address get, in turn.
+_FREE: Final = (ipaddress.IPv4Network("10.0.0.0/24"), ipaddress.IPv6Network("fd00::/64"))
+
+_NO_HOST: Final = (
+    "a hermetic network is in use and none of its hosts is active here: run this code as a host, "
+    "`with network.host('client').activate():` (tasks inherit it, threads by asyncio.to_thread)"
+)
+
+
+class Network:
+    """A network of hosts inside the process, on which unmodified programs run as one of them.
+
+    Parameters:
+    seed -- what every loss and every delay of the network is drawn from, an int; None
+        draws one
+
+    ::
+
+        with Network() as network:
+            server = network.host("server", "10.0.0.1")
+            client = network.host("client", "10.0.0.2")
+            with server.activate():
+                ...  # asyncio.start_server(..., port=80), uvicorn, aiohttp's web.TCPSite
+            with client.activate():
+                ...  # asyncio.open_connection("server", 80), aiohttp, httpx, requests
+
+    From the first to the last line code whose context has no active host is refused
+    sockets of AF_INET and AF_INET6, and names (OSError, ENETDOWN): no kernel socket of
+    these families is made.  It is so for the whole process, on whatever loop, asyncio's
+    and uvloop's own among them; AF_UNIX, socketpairs, pipes and child processes are the
+    host's.  ``open_stack("host").activate()`` leads out on purpose.
+
+    Networks nest.  Any thread may use one and its hosts.
+    """
+
+    def __init__(self, *, seed: int | None = None) -> None:
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise TypeError(f"seed must be an int or None, not {seed!r}")
+        self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+        self._vnl = f"mem://vpoll_asyncio.testing.Network-{next(_NUMBERS)}"
+        self._hosts: dict[str, MemoryStack] = {}
+        self._steps = contextlib.ExitStack()
+        self._state = "new"
+
+    @property
+    def seed(self) -> int:
+        """What the network's losses and delays are drawn from."""
+        return self._seed
+
+    @property
+    def hosts(self) -> Mapping[str, MemoryStack]:
+        """The hosts by their names."""
+        return MappingProxyType(self._hosts)
+
+    def __getitem__(self, name: str) -> MemoryStack:
+        """Return the host called `name`.  Raises KeyError, which names those there are."""
+        try:
+            return self._hosts[name]
+        except KeyError:
+            known = ", ".join(map(repr, self._hosts)) or "no host yet"
+            raise KeyError(f"no host {name!r} on this network: it has {known}") from None
+
+    def host(self, name: str, *addresses: str, **options: Any) -> MemoryStack:
+        """Add a host and return its stack, whose `activate` runs code as that host.
+
+        name -- by which the other hosts find it
+        addresses -- ``"10.0.0.1"``, ``"fd00::1/64"``: one or several; without a prefix
+            length it is /24, and /64 in IPv6.  Without any, the next free ones of
+            10.0.0.0/24 and fd00::/64
+        options -- further ones of the memory stack: `gw`, `dns` …
+
+        Raises ValueError for what is no address or no name, and OSError: EADDRINUSE when
+        another host has the name or an address; RuntimeError when the network is not open.
+        """
+        if self._state != "open":
+            raise self._not_open()
+        if not name:
+            raise ValueError("a host needs a name, by which the others find it")
+        given = [_with_prefix(address) for address in addresses] or self._next_free()
+        host = MemoryStack(vnl=self._vnl, ip=given, hostname=name, **options)
+        self._hosts[name] = host
+        self._steps.callback(host.close)
+        return host
+
+    def _next_free(self) -> list[str]:
+        used = {
+            ipaddress.ip_interface(address).ip
+            for host in self._hosts.values()
+            for address in host.addresses
+        }
+        return [
+            f"{next(ip for ip in free.hosts() if ip not in used)}/{free.prefixlen}"
+            for free in _FREE
+        ]
+
+    def _not_open(self) -> RuntimeError:
+        return RuntimeError(f"the network is {self._state}: use it in `with Network() as network:`")
+
+    def __enter__(self) -> Self:
+        if self._state != "new":
+            raise RuntimeError("a Network is entered once: make another one")
+        self._steps.enter_context(isolated(RefusingStack(_NO_HOST)))
+        self._state = "open"
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the hosts: what is still open on them is dead (ENETDOWN).  Twice is allowed."""
+        self._state = "closed"
+        self._steps.close()
+
+    def __repr__(self) -> str:
+        return f"<Network {self._state}, seed {self._seed}, hosts {', '.join(self._hosts)}>"
+
+
+def _with_prefix(address: str) -> str:
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        # It has a prefix length, or the stack says what it expects.
+        return address
+    return f"{address}/{_PREFIXES[version]}"
