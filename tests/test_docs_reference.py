@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -119,3 +120,39 @@ def test_keys_of_a_further_interface_are_those_that_it_takes() -> None:
         if key in parsed.get("interfaces", [{}])[0]:
             taken.add(key)
     assert listed == taken
+
+
+PACKAGES = (
+    "vpoll_asyncio",
+    "vpoll_asyncio.backends",
+    "vpoll_asyncio.forward",
+    "vpoll_asyncio.libvpoll",
+    "vpoll_asyncio.links",
+    "vpoll_asyncio.loops",
+    "vpoll_asyncio.stacks",
+    "vpoll_asyncio.testing",
+)
+
+
+def described() -> list[str]:
+    """What the pages of the API have the docstrings of."""
+    pages = (REFERENCE / "api").glob("*.md")
+    return [name for path in pages for name in re.findall(r"^::: (\S+)$", path.read_text(), re.M)]
+
+
+def named(identifier: str) -> object:
+    module, _, name = identifier.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.needs("uvloop")
+def test_api_describes_everything_public_once() -> None:
+    names = described()
+    assert len(set(names)) == len(names)
+    there = {id(named(name)) for name in names}
+    public = {
+        f"{package}.{name}": getattr(importlib.import_module(package), name)
+        for package in PACKAGES
+        for name in importlib.import_module(package).__all__
+    }
+    assert not {name for name, value in public.items() if id(value) not in there}
