@@ -135,6 +135,12 @@ def _vdestack() -> str | None:
     return next((s.why for s in stacks.available() if s.name == "vdestack" and s.why), None)
 
 
+def _ordinary_user() -> str | None:
+    import ordinary_user
+
+    return ordinary_user.missing()
+
+
 def postgresql_programs() -> Path | None:
     """The folder of initdb and postgres, of the newest version that is there."""
     found = [Path(path).parent for path in [shutil.which("initdb")] if path]
@@ -194,6 +200,7 @@ CHECKS: dict[str, Check] = {
     "lwip": _lwip,
     "netns": _netns,
     "openssl": _command("openssl", "openssl"),
+    "ordinary_user": _ordinary_user,
     "ping": _command("ping", "iputils-ping"),
     "postgresql": _postgresql,
     "requests": _module("requests"),
