@@ -89,15 +89,15 @@ MUTANTS: Final = (
         "tcp.py",
         "            self.refresh()\n"
         "            touched.append(self)\n"
-        "        if sender is None:\n",
-        "            pass\n        if sender is None:\n",
+        "        if sender is not None:\n",
+        "            pass\n        if sender is not None:\n",
         "test_close_of_the_peer",
     ),
     Mutant(
         "FinOvertakesData",
         "tcp.py",
-        "        if peer.used <= peer.rcvbuf:\n            peer.receive_fin(touched)\n",
-        "        peer.receive_fin(touched)\n",
+        "        if self.used <= self.rcvbuf:\n            self.receive_fin(touched)\n",
+        "        self.receive_fin(touched)\n",
         "test_fin_behind_full_buffers_comes_after_the_data",
     ),
     Mutant(
@@ -244,8 +244,8 @@ MUTANTS: Final = (
     Mutant(
         "PlaceInTheBacklogIsNotGiven",
         "opening.py",
-        "            self.syns.popleft()._establish(self, touched)\n",
-        "            self.syns.popleft()._establish(self, [])\n",
+        "            self.syns.popleft().establish(self, touched)\n",
+        "            self.syns.popleft().establish(self, [])\n",
         "test_who_waits_for_a_full_backlog_gets_in_after_an_accept",
     ),
     Mutant(
@@ -279,8 +279,8 @@ MUTANTS: Final = (
     Mutant(
         "RefusedDatagramIsNotTold",
         "udp.py",
-        "            told.refresh()\n            touched.append(told)\n",
-        "            told.refresh()\n",
+        "        told.refresh()\n        touched.append(told)\n",
+        "        told.refresh()\n",
         "test_refused_datagram",
     ),
     Mutant(

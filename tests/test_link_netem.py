@@ -25,7 +25,7 @@ from link_helpers import (
     send_all,
 )
 from vpoll_asyncio.links import FdLink, Link, NetemCounters, NetemLink, wire_pair
-from vpoll_asyncio.links.netemqueue import NetemQueue
+from vpoll_asyncio.links.netemqueue import NetemQueue, flip_bit
 from vpoll_asyncio.links.netemspec import parse_settings
 
 SECOND = 10**9
@@ -36,14 +36,14 @@ def number(frame: bytes) -> int:
     return int.from_bytes(frame[14:18], "big")
 
 
-def through(queue: NetemQueue, frames: list[bytes], now: int = 0) -> list[int]:
+def through(queue: NetemQueue[bytes], frames: list[bytes], now: int = 0) -> list[int]:
     """The numbers of the frames that come out of `queue`, in their order, whenever that is."""
     queue.put(frames, now)
     return [number(frame) for frame in queue.take(1 << 62, 1 << 30)]
 
 
-def queue(seed: str = "1", **words: Any) -> NetemQueue:
-    return NetemQueue(parse_settings(**{"limit": 1 << 30, **words}), seed)
+def queue(seed: str = "1", **words: Any) -> NetemQueue[bytes]:
+    return NetemQueue(parse_settings(**{"limit": 1 << 30, **words}), seed, flip_bit)
 
 
 def fd_pair() -> tuple[Link, Link]:

@@ -6,7 +6,6 @@ import errno
 import gc
 import itertools
 import socket
-import types
 import weakref
 from collections.abc import Iterator
 
@@ -14,7 +13,7 @@ import pytest
 
 from memory_helpers import DEAD, ERR, HUP, Lab, R, W, error_of, failure, mask_of
 from vpoll_asyncio.stacks import open_stack
-from vpoll_asyncio.stacks.memory import MemoryStack, ports, timewait
+from vpoll_asyncio.stacks.memory import ManualClock, MemoryStack, ports, timewait
 
 _names = itertools.count()
 
@@ -396,21 +395,21 @@ def connection_that_ends(lab: Lab, listener: socket.socket) -> None:
     client.close()
 
 
-def test_port_of_an_ended_connection_is_kept_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(timewait, "time", types.SimpleNamespace(monotonic=lambda: now))
+def test_port_of_an_ended_connection_is_kept_for_a_minute() -> None:
+    clock = ManualClock()
     with MemoryStack() as stack:
+        stack.network.clock = clock
         lab = Lab(stack)
         listener = lab.listener()
         address = listener.getsockname()
         connection_that_ends(lab, listener)
-        now += 30
+        clock.advance(30)
         connection_that_ends(lab, listener)
         listener.close()
         for later in (59.9, 60.1, 89.9):
-            now = 1000 + later
+            clock.advance(later - clock.time())
             assert failure(lab.stream().bind, address) == errno.EADDRINUSE
-        now = 1090.1
+        clock.advance(90.1 - clock.time())
         lab.stream().bind(address)
         lab.close()
 

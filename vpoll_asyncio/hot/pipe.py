@@ -296,7 +296,7 @@ class PipeState:
         """Receive up to `bufsize` bytes, in every case."""
         raise NotImplementedError
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: Chunk) -> None:
         """Put `data`, which is not empty, at the end of the queue."""
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from ..vpoll import VPoll
 from .base import Link, NativePort
 from .limits import closed_error, longest_frame, shortest_frame
 from .nesting import split_options
-from .netemqueue import NetemQueue
+from .netemqueue import NetemQueue, flip_bit
 from .netemspec import Direction, Value, parse_settings
 from .timer import Timer
 from .wrapper import LinkWrapper
@@ -124,8 +124,8 @@ class NetemLink(LinkWrapper):
         super().__init__(inner)
         self.seed: int | str = secrets.randbits(32) if seed is None else seed
         """What makes another link behave as this one does."""
-        self._in = NetemQueue(bad if direction != "out" else good, f"in {self.seed}")
-        self._out = NetemQueue(bad if direction != "in" else good, f"out {self.seed}")
+        self._in = NetemQueue(bad if direction != "out" else good, f"in {self.seed}", flip_bit)
+        self._out = NetemQueue(bad if direction != "in" else good, f"out {self.seed}", flip_bit)
         self._shortest = shortest_frame(inner.medium)
         self._longest = longest_frame(inner.medium, inner.mtu)
         self._malformed = 0
@@ -182,7 +182,7 @@ class NetemLink(LinkWrapper):
                 self._lose(error)
             else:
                 if frames:
-                    self._in.put(frames, now)
+                    self._in.put([bytes(frame) for frame in frames], now)
         due = self._in.take(now, limit)
         if not due and self._error is not None and not len(self._in):
             raise self._error
@@ -195,7 +195,7 @@ class NetemLink(LinkWrapper):
             raise self._error
         now = time.monotonic_ns()
         shortest, longest = self._shortest, self._longest
-        good = [frame for frame in frames if shortest <= len(frame) <= longest]
+        good = [bytes(frame) for frame in frames if shortest <= len(frame) <= longest]
         self._malformed += len(frames) - len(good)
         self._out.put(good, now)
         self._hand_on(now)

@@ -9,14 +9,16 @@ same frames the same ones are lost, doubled, corrupted and reordered.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from heapq import heappop, heappush
 from statistics import NormalDist
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from .netemspec import Settings
 
-__all__ = ["NetemQueue"]
+__all__ = ["NetemQueue", "flip_bit"]
+
+_F = TypeVar("_F", bound=Sized)
 
 _SECOND: Final = 1_000_000_000
 _NORMAL: Final = NormalDist()
@@ -41,16 +43,28 @@ class _Dice:
         return value
 
 
-class NetemQueue:
-    """Frames on their way in one direction.
+def flip_bit(frame: bytes, where: float) -> bytes:
+    """Return `frame` with one bit flipped, that at `where`, a fraction of 1, of its length."""
+    if not frame:
+        return frame
+    at = int(where * len(frame) * 8)
+    flipped = bytearray(frame)
+    flipped[at // 8] ^= 1 << (at % 8)
+    return bytes(flipped)
+
+
+class NetemQueue(Generic[_F]):
+    """Frames on their way in one direction: anything that has a length, in bytes.
 
     Parameters:
     settings -- what happens to them
     seed -- of the random numbers; the same text, the same numbers
+    corrupt -- returns a frame as it arrives when it is corrupted, at a fraction of its length
     """
 
-    def __init__(self, settings: Settings, seed: str) -> None:
+    def __init__(self, settings: Settings, seed: str, corrupt: Callable[[_F, float], _F]) -> None:
         self._settings = settings
+        self._damage = corrupt
         self._random = generator = random.Random(seed)
         self._loss = _Dice(generator, settings.loss.correlation)
         self._duplicate = _Dice(generator, settings.duplicate.correlation)
@@ -60,7 +74,7 @@ class NetemQueue:
         self._delay = round(settings.delay * _SECOND)
         self._spread = settings.jitter * _SECOND
         self._per_byte = 8 * _SECOND / settings.rate if settings.rate else 0.0
-        self._waiting: list[tuple[int, int, bytes]] = []
+        self._waiting: list[tuple[int, int, _F]] = []
         self._number = 0
         self._since_reordered = 0
         self._last_due = 0
@@ -83,7 +97,7 @@ class NetemQueue:
         """When the next frame is due, by `time.monotonic_ns`; None: none waits."""
         return self._waiting[0][0] if self._waiting else None
 
-    def put(self, frames: Sequence[bytes], now: int) -> None:
+    def put(self, frames: Sequence[_F], now: int) -> None:
         """Let `frames` come at time `now`."""
         settings = self._settings
         duplicate = settings.duplicate.value
@@ -91,16 +105,17 @@ class NetemQueue:
             if duplicate and self._duplicate.throw() < duplicate:
                 self.duplicated += 1
                 # The copy may be lost, corrupted and delayed like any other frame.
-                self._put(bytes(frame), now)
-            self._put(bytes(frame), now)
+                self._put(frame, now)
+            self._put(frame, now)
 
-    def _put(self, frame: bytes, now: int) -> None:
+    def _put(self, frame: _F, now: int) -> None:
         settings = self._settings
         if settings.loss.value and self._loss.throw() < settings.loss.value:
             self.lost += 1
             return
         if settings.corrupt.value and self._corrupt.throw() < settings.corrupt.value:
-            frame = self._flip(frame)
+            self.corrupted += 1
+            frame = self._damage(frame, self._random.random())
         due = self._due(len(frame), now)
         if len(self._waiting) >= settings.limit:
             self.overlimit += 1
@@ -137,24 +152,15 @@ class NetemQueue:
             return _NORMAL.inv_cdf(max(thrown, _TINY))
         return 2 * thrown - 1
 
-    def _flip(self, frame: bytes) -> bytes:
-        self.corrupted += 1
-        at = int(self._random.random() * len(frame) * 8)
-        if not frame:
-            return frame
-        flipped = bytearray(frame)
-        flipped[at // 8] ^= 1 << (at % 8)
-        return bytes(flipped)
-
-    def take(self, now: int, limit: int) -> list[bytes]:
+    def take(self, now: int, limit: int) -> list[_F]:
         """Return up to `limit` frames that are due at `now`, in the order of their times."""
         waiting = self._waiting
-        frames: list[bytes] = []
+        frames: list[_F] = []
         while waiting and waiting[0][0] <= now and len(frames) < limit:
             frames.append(heappop(waiting)[2])
         return frames
 
-    def put_back(self, frames: Sequence[bytes]) -> None:
+    def put_back(self, frames: Sequence[_F]) -> None:
         """Let `frames`, which `take` has returned, be the next ones again."""
         for number, frame in enumerate(frames, -len(frames)):
             heappush(self._waiting, (-1, number, frame))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from ...hot.pipe import Lock
 from .addresses import Interface, is_loopback, is_six, oserror
+from .agenda import SECOND, Agenda
 from .ports import PortTable
 from .timewait import TimeWait, TimeWaits
 
 if TYPE_CHECKING:
+    from .conditions import Conditions
     from .opening import StreamPcb
     from .pcb import Pcb
     from .udp import DatagramPcb
@@ -37,6 +39,13 @@ class Network:
         self.lock = Lock()
         self.hosts: dict[str, Host] = {}
         self.names: dict[str, Host] = {}
+        self.agenda = Agenda(self)
+        self.conditions: Conditions | None = None
+        """What is wrong between the hosts; None: nothing ever was."""
+
+    def time(self) -> float:
+        """Return the time in seconds, from any start."""
+        return self.agenda.now() / SECOND
 
     def join(self, host: Host) -> None:
         """Add `host` with its addresses and its name.
@@ -111,9 +120,16 @@ class _Fork:
             net.lock.release()
         _making.release()
 
+    def after_in_child(self) -> None:
+        for net in self._held:
+            net.agenda.forked()
+        self.after()
+
 
 _fork = _Fork()
-os.register_at_fork(before=_fork.before, after_in_parent=_fork.after, after_in_child=_fork.after)
+os.register_at_fork(
+    before=_fork.before, after_in_parent=_fork.after, after_in_child=_fork.after_in_child
+)
 
 
 def _streams_may_share(pcb: StreamPcb | TimeWait, other: StreamPcb | TimeWait) -> bool:
@@ -156,7 +172,7 @@ class Host:
             if interface.version == 4 and interface.network.prefixlen < 31
         )
         self.streams: PortTable[StreamPcb | TimeWait] = PortTable(_streams_may_share)
-        self.waits = TimeWaits(self.streams)
+        self.waits = TimeWaits(self.streams, net.time)
         self.datagrams: PortTable[DatagramPcb] = PortTable(_datagrams_may_share)
         self.listeners: dict[int, list[StreamPcb]] = {}
         self.connections: set[tuple[str, int, str, int]] = set()

@@ -24,7 +24,7 @@ from .transfer import Transfer
 if TYPE_CHECKING:
     from .network import Host
 
-__all__ = ["StreamPcb"]
+__all__ = ["StreamPcb", "find_listener"]
 
 
 class StreamPcb(Transfer):
@@ -78,7 +78,7 @@ class StreamPcb(Transfer):
         self.state = SYN_SENT
         self.phase = CONNECTING
         if target is None:
-            self._fail(errno.EHOSTUNREACH, touched)
+            self.fail(errno.EHOSTUNREACH, touched)
         else:
             self._knock(target, touched)
         if self not in touched:
@@ -149,14 +149,18 @@ class StreamPcb(Transfer):
             if self.shut & SND:
                 self.send_fin(touched)
             return
-        listener = _find_listener(target, self)
+        conditions = target.network.conditions
+        if conditions is not None and conditions.bad(self.host, target):
+            conditions.knock(self, target, touched)
+            return
+        listener = find_listener(target, self)
         if listener is None:
             self.receive_reset(touched)
         elif listener.full():
             listener.syns.append(self)  # type: ignore[union-attr]
             self.server = listener
         else:
-            self._establish(listener, touched)
+            self.establish(listener, touched)
 
     def stop_knocking(self) -> None:
         """Wait no longer for room with a listener."""
@@ -177,7 +181,8 @@ class StreamPcb(Transfer):
         else:
             self.refresh()
 
-    def _establish(self, listener: StreamPcb, touched: Touched) -> None:
+    def establish(self, listener: StreamPcb, touched: Touched) -> None:
+        """Make the other end at `listener`, to be accepted, and connect it with this one."""
         assert listener.queue is not None
         child = StreamPcb(listener.host, listener.six)
         child.laddr = self.raddr
@@ -233,7 +238,7 @@ class StreamPcb(Transfer):
             raise oserror(errno.EAGAIN) from None
         child.server = None
         while self.syns and not self.full():
-            self.syns.popleft()._establish(self, touched)
+            self.syns.popleft().establish(self, touched)
         self.show_queue()
         touched.append(self)
         return child
@@ -258,7 +263,7 @@ class StreamPcb(Transfer):
             knocking.receive_reset(touched)
 
 
-def _find_listener(target: Host, knocking: StreamPcb) -> StreamPcb | None:
+def find_listener(target: Host, knocking: StreamPcb) -> StreamPcb | None:
     """Return the listener of `target` that a SYN goes to (__inet_lookup_listener)."""
     users = target.listeners.get(knocking.rport)
     if not users:

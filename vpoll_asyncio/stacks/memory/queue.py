@@ -29,7 +29,7 @@ class StreamQueue(Pcb):
     urg_at: int
     urg_byte: bytes
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: Chunk) -> None:
         count = len(data)
         chunks = self.chunks
         if chunks is None:

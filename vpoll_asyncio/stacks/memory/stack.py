@@ -15,6 +15,7 @@ from .addresses import LINK, is_link_local, oserror, parse_interface
 from .datagram import DatagramSocket
 from .network import Host, network
 from .opening import StreamPcb
+from .paths import MemoryNetwork
 from .pcb import Pcb, publish
 from .stream import StreamSocket
 from .udp import DatagramPcb
@@ -47,9 +48,10 @@ class MemoryStack(Stack):
 
     Every host has 127.0.0.0/8 and ::1 of its own, whatever `ip` says, and may bind
     every port.  Sockets behave as Linux's do, errors, event masks and buffers
-    included; docs/reference/memory.md lists what is different.  Nothing needs driving: data
-    are with the receiver when `send` returns, so `attach` does nothing and any
-    number of loops and threads may use one stack.
+    included; docs/reference/memory.md lists what is different.  Nothing needs driving:
+    data are with the receiver when `send` returns, unless `network` has conditions on the
+    path between them, so `attach` does nothing and any number of loops and threads may
+    use one stack.
 
     Raises ValueError for a malformed argument, and OSError: EADDRINUSE when another
     stack of the network has the address or the name, ENOPKG for `dns` without dnspython.
@@ -117,6 +119,16 @@ class MemoryStack(Stack):
             return DatagramSocket(self, family, type, proto, datagram)
 
     @property
+    def network(self) -> MemoryNetwork:
+        """The network of this stack: what goes wrong between its hosts is set there."""
+        return MemoryNetwork.of(self._host.network)
+
+    @property
+    def host(self) -> Host:
+        """The stack's place in the network: of the memory stack, not for programs."""
+        return self._host
+
+    @property
     def addresses(self) -> list[str]:
         """The stack's own addresses with their prefix lengths, without loopback."""
         return [str(interface) for interface in self._host.interfaces]
@@ -155,6 +167,8 @@ class MemoryStack(Stack):
             host.network.leave(host)
             for pcb in list(host.open):
                 pcb.abandon(touched)
+            if host.network.conditions is not None:
+                host.network.conditions.forget(host)
         publish(*touched)
 
     @property

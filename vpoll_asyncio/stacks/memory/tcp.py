@@ -41,6 +41,7 @@ __all__ = [
     "LISTEN",
     "SYN_SENT",
     "UNCONNECTED",
+    "WIRE",
     "Connection",
     "Touched",
 ]
@@ -52,6 +53,8 @@ SYN_SENT: Final = 2
 FIN_WAIT: Final = 5
 LAST_ACK: Final = 6
 CLOSING: Final = 7
+# No state of the kernel's: what stands for an endpoint on another host (`wire`).
+WIRE: Final = 8
 
 # enum socket_state: what connect(2) makes of a further call.
 UNCONNECTED: Final = 0
@@ -222,9 +225,13 @@ class Connection(StreamQueue):
         if peer is None or self.state not in (ESTABLISHED, CLOSE_WAIT):
             return
         self.state = FIN_WAIT if self.state == ESTABLISHED else LAST_ACK
-        peer.fin = FIN_WAITS
-        if peer.used <= peer.rcvbuf:
-            peer.receive_fin(touched)
+        peer.fin_waits(touched)
+
+    def fin_waits(self, touched: Touched) -> None:
+        """The peer has sent its FIN, after the data that wait."""
+        self.fin = FIN_WAITS
+        if self.used <= self.rcvbuf:
+            self.receive_fin(touched)
 
     def receive_fin(self, touched: Touched) -> None:
         """Take the peer's FIN, which nothing precedes any more (tcp_fin)."""
@@ -242,19 +249,22 @@ class Connection(StreamQueue):
         if not self.orphan:
             self.refresh()
             touched.append(self)
-        if sender is None:
-            return
-        if sender.state == LAST_ACK:
-            sender._done()
-        elif sender.state == CLOSING:
-            sender._time_wait()
+        if sender is not None:
+            sender.fin_acknowledged(touched)
+
+    def fin_acknowledged(self, touched: Touched) -> None:
+        """The peer has taken the FIN (tcp_rcv_state_process)."""
+        if self.state == LAST_ACK:
+            self._done()
+        elif self.state == CLOSING:
+            self._time_wait()
         else:
-            if sender.orphan and sender.state == FIN_WAIT:
-                sender._keep_port()
+            if self.orphan and self.state == FIN_WAIT:
+                self._keep_port()
             return
-        if sender.vpoll is not None or not sender.orphan:
-            sender.refresh()
-            touched.append(sender)
+        if self.vpoll is not None or not self.orphan:
+            self.refresh()
+            touched.append(self)
 
     def receive_reset(self, touched: Touched) -> None:
         """Take a RST (tcp_reset)."""
@@ -268,10 +278,10 @@ class Connection(StreamQueue):
             number = errno.EPIPE
         else:
             number = errno.ECONNRESET
-        self._fail(number, touched)
+        self.fail(number, touched)
 
-    def _fail(self, number: int, touched: Touched) -> None:
-        """tcp_done_with_error()"""
+    def fail(self, number: int, touched: Touched) -> None:
+        """End with `number` as the pending error (tcp_done_with_error)."""
         self.error = number
         self._purge_sent()
         self._done()

@@ -8,8 +8,8 @@ so records end when somebody next asks for a port.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -48,12 +48,17 @@ class TimeWait:
 
 
 class TimeWaits:
-    """The records of one host, the oldest first.  Called under the network's lock."""
+    """The records of one host, the oldest first.  Called under the network's lock.
 
-    __slots__ = ("_next", "_ports", "_records")
+    ports -- the host's
+    time -- returns the time in seconds
+    """
 
-    def __init__(self, ports: PortTable[StreamPcb | TimeWait]) -> None:
+    __slots__ = ("_next", "_ports", "_records", "_time")
+
+    def __init__(self, ports: PortTable[StreamPcb | TimeWait], time: Callable[[], float]) -> None:
         self._ports = ports
+        self._time = time
         self._records: OrderedDict[Key, TimeWait] = OrderedDict()
         self._next = 0.0
 
@@ -68,10 +73,10 @@ class TimeWaits:
         known = records.get(key)
         if known is not None:
             # Its FIN has been waited for, and the minute begins anew.
-            known.until = time.monotonic() + SECONDS
+            known.until = self._time() + SECONDS
             records.move_to_end(key)
             return
-        record = TimeWait(ended, time.monotonic() + SECONDS)
+        record = TimeWait(ended, self._time() + SECONDS)
         records[key] = record
         self._ports.add(record, record.lport)
 
@@ -86,7 +91,7 @@ class TimeWaits:
         records = self._records
         if not records:
             return
-        now = time.monotonic()
+        now = self._time()
         if now < self._next:
             return
         while records:

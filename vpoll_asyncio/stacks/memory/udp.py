@@ -6,7 +6,8 @@ import errno
 import ipaddress
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...events import ERR, HUP, RDHUP, WRBAND
 from .addresses import ANY, ANY6, is_loopback, is_six, oserror
@@ -23,6 +24,11 @@ _LARGEST: Final = 65507
 _LARGEST_SIX: Final = 65527
 # What a waiting datagram costs besides its bytes, about as in the kernel (truesize).
 _OVERHEAD: Final = 768
+
+# Ethernet, IP and UDP; and an ICMP message with the headers of what it is about.
+_HEADERS: Final = 42
+_HEADERS_SIX: Final = 62
+_ICMP: Final = 70
 
 _BROADCAST: Final = (socket.SOL_SOCKET, socket.SO_BROADCAST)
 
@@ -120,25 +126,19 @@ class DatagramPcb(Pcb):
         source = self.laddr
         if source in (ANY, ANY6) or is_six(source) != is_six(address):
             source = host.source(address)
-        if host.is_broadcast(address):
+        everybody = host.is_broadcast(address)
+        if found is not None and host.network.conditions is None and not everybody:
+            # What the rest comes to, most often.
+            receiver = _find(found, address, port, source, self.lport)
+            if receiver is not None:
+                receiver.receive(data, source, self.lport, touched)
+                return
+        letter = _Letter(data, source, self.lport, address, port, host)
+        if everybody:
             for each in host.everybody(address):
-                for pcb in each.datagrams.users(port):
-                    if _takes(pcb, address, source, self.lport):
-                        pcb.receive(data, source, self.lport, touched)
-            return
-        if found is None:
-            return
-        receiver = _find(found, address, port, source, self.lport)
-        if receiver is not None:
-            receiver.receive(data, source, self.lport, touched)
-            return
-        # The ICMP message goes to whom an answer would (__udp4_lib_err).  An unconnected
-        # socket is not told (RFC 1122, 4.1.3.3).
-        told = _find(host, source, self.lport, address, port)
-        if told is not None and told.raddr:
-            told.error = errno.ECONNREFUSED
-            told.refresh()
-            touched.append(told)
+                _post(letter, each, _arrive_for_all, touched)
+        elif found is not None:
+            _post(letter, found, _arrive, touched)
 
     def receive(self, data: bytes, address: str, port: int, touched: list[Pcb]) -> None:
         """Queue a datagram, or drop it when the buffer is full (__udp_enqueue_schedule_skb)."""
@@ -193,6 +193,66 @@ class DatagramPcb(Pcb):
         self.release_port()
         self.queue = None
         self.charged = 0
+
+
+class _Letter(NamedTuple):
+    """A datagram on its way, with what its headers say, and the host it comes from."""
+
+    data: bytes
+    source: str
+    sport: int
+    address: str
+    port: int
+    sender: Host
+
+
+_Arrive = Callable[[tuple[_Letter, "Host"], int, list[Pcb]], None]
+
+
+def _post(letter: _Letter, target: Host, arrive: _Arrive, touched: list[Pcb]) -> None:
+    """Let `letter` arrive at `target`: at once, or when it has come along the path."""
+    conditions = target.network.conditions
+    if conditions is None or not conditions.bad(letter.sender, target):
+        arrive((letter, target), 0, touched)
+        return
+    size = len(letter.data) + (_HEADERS_SIX if is_six(letter.address) else _HEADERS)
+    conditions.post(letter.sender, target, size, arrive, (letter, target))
+
+
+def _arrive_for_all(way: tuple[_Letter, Host], now: int, touched: list[Pcb]) -> None:
+    letter, target = way
+    for pcb in target.datagrams.users(letter.port):
+        if _takes(pcb, letter.address, letter.source, letter.sport):
+            pcb.receive(letter.data, letter.source, letter.sport, touched)
+
+
+def _arrive(way: tuple[_Letter, Host], now: int, touched: list[Pcb]) -> None:
+    letter, target = way
+    if target.down:
+        return
+    receiver = _find(target, letter.address, letter.port, letter.source, letter.sport)
+    if receiver is not None:
+        receiver.receive(letter.data, letter.source, letter.sport, touched)
+        return
+    sender = letter.sender
+    conditions = target.network.conditions
+    if conditions is None or not conditions.bad(target, sender):
+        _unreachable(letter, now, touched)
+    else:
+        conditions.post(target, sender, _ICMP, _unreachable, letter)
+
+
+def _unreachable(letter: _Letter, now: int, touched: list[Pcb]) -> None:
+    """The ICMP message has come.
+
+    It goes to whom an answer would (__udp4_lib_err).  An unconnected socket is not told
+    (RFC 1122, 4.1.3.3).
+    """
+    told = _find(letter.sender, letter.source, letter.sport, letter.address, letter.port)
+    if told is not None and told.raddr:
+        told.error = errno.ECONNREFUSED
+        told.refresh()
+        touched.append(told)
 
 
 def _takes(pcb: DatagramPcb, address: str, source: str, sport: int) -> bool:
