@@ -11,6 +11,7 @@ import pytest
 __all__ = [
     "ALL_BITS",
     "BOUND",
+    "DATAGRAM_CALLS",
     "DEAD",
     "ERR",
     "FIONREAD",
@@ -18,14 +19,19 @@ __all__ = [
     "PRI",
     "RDHUP",
     "SIOCATMARK",
+    "STREAM_CALLS",
     "WRBAND",
     "Difference",
     "Hosts",
     "Lab",
+    "Mismatch",
+    "Oracle",
     "R",
+    "SocketStep",
     "StackSuite",
     "W",
     "ask",
+    "compare",
     "differences_table",
     "error_of",
     "failure",
@@ -34,7 +40,9 @@ __all__ = [
     "mask_of",
     "settles",
     "small_buffers",
+    "socket_programs",
     "until",
+    "wakeups",
 ]
 
 _PARTS = (
@@ -91,13 +99,22 @@ from .loops import LoopTests  # noqa: E402
 from .masks import MaskTests  # noqa: E402
 from .names import NameTests  # noqa: E402
 from .options import OptionTests  # noqa: E402
+from .oracle import Oracle  # noqa: E402
 from .random_programs import ProgramTests  # noqa: E402
+from .socketprograms import (  # noqa: E402
+    DATAGRAM_CALLS,
+    STREAM_CALLS,
+    Mismatch,
+    SocketStep,
+    compare,
+    socket_programs,
+)
 from .streams import StreamTests  # noqa: E402
 from .table import differences_table  # noqa: E402
 from .threads import ThreadTests  # noqa: E402
 from .transfers import TransferTests  # noqa: E402
 from .urgent import UrgentTests  # noqa: E402
-from .wakeups import WakeupTests  # noqa: E402
+from .wakeups import WakeupTests, wakeups  # noqa: E402
 
 
 class StackSuite(

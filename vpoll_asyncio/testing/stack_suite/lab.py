@@ -18,6 +18,7 @@ from ...events import EventMask
 from ...sockets import UserSocket
 from ...stacks.base import Stack
 from ...vpoll import VPoll
+from ..bytestreams import ByteStream
 
 __all__ = [
     "ALL_BITS",
@@ -353,6 +354,34 @@ class Lab:
     def refusing_address(self) -> Any:
         """Return an address at the server host that nobody listens at."""
         return self.bound(self.make(socket.SOCK_STREAM)).getsockname()
+
+    def carry(self, stream: ByteStream, sender: socket.socket, receiver: socket.socket) -> bytes:
+        """Send and receive in the pieces of `stream`; return what has come once that is as much.
+
+        Returns what has come until then when the receiver finds the end.
+        """
+        left = [memoryview(piece) for piece in reversed(stream.pieces())]
+        sizes = stream.sizes()
+        got = bytearray()
+
+        def over() -> bool:
+            try:
+                while left:
+                    if sent := sender.send(left[-1]):
+                        left[-1] = left[-1][sent:]
+                    if not left[-1]:
+                        left.pop()
+            except BlockingIOError:
+                pass
+            try:
+                while part := receiver.recv(next(sizes)):
+                    got.extend(part)
+            except BlockingIOError:
+                return not left and len(got) >= len(stream.payload)
+            return True
+
+        self.until(over, "a stream does not come to its end")
+        return bytes(got)
 
     def fill(self, sock: socket.socket) -> int:
         """Send until nothing more is taken and it stays so; return the count of bytes."""

@@ -14,7 +14,8 @@ from hypothesis.stateful import precondition, rule
 
 from ...events import EventMask
 from .lab import FIONREAD, W, ask, fill, mask_of, until
-from .programs import Both, Differential, outcome, picks
+from .oracle import Both, outcome
+from .programs import Differential, picks
 
 FULL = "full"
 

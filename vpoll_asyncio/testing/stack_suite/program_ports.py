@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from .lab import HUP, Lab, mask_of
-from .programs import MOST_SOCKETS, Both, Differential, numbers, outcome, picks
+from .oracle import Both, outcome
+from .programs import MOST_SOCKETS, Differential, numbers, picks
 
 SOL = socket.SOL_SOCKET
 

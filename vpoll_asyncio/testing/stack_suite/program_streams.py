@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from .lab import SIOCATMARK, Lab, ask
-from .programs import Both, Differential, picks
+from .oracle import Both
+from .programs import Differential, picks
 
 SOL = socket.SOL_SOCKET
 PEEK = socket.MSG_PEEK

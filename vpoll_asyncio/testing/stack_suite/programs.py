@@ -11,11 +11,8 @@ choose, and unused.  Ports that the two choose themselves differ, and are not co
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from hypothesis import HealthCheck, settings
@@ -28,14 +25,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ...stacks.host import host_stack
 from .base import SuiteBase, on_loopback
-from .lab import BOUND, FIONREAD, Hosts, Lab, ask, error_of, linger_zero, mask_of, until
+from .lab import FIONREAD, Hosts, ask, error_of, linger_zero
+from .oracle import Both, Oracle, Outcome, free_ports, outcome
 
 MOST_SOCKETS = 8
-
-Outcome = tuple[str, Any]
-Both = tuple[socket.socket, socket.socket]
 
 picks = st.integers(0, MOST_SOCKETS - 1)
 numbers = st.integers(0, 7)
@@ -67,80 +61,21 @@ def run_program(
     )
 
 
-def _candidates() -> Iterator[int]:
-    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    below = range(max(1024, int(first) - 16384), int(first))
-    # Processes that run tests at the same time begin at different places.
-    start = os.getpid() * 997
-    while True:
-        yield below[start % len(below)]
-        start += 1
-
-
-_ports = _candidates()
-
-# Seconds.  With the usual ones the search for the shortest program would take longer than
-# a test may.
-_BOUND_ONCE_FAILED = 0.5
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that no socket of the kernel has, nor a connection that has ended."""
-    found: list[int] = []
-    while len(found) < count:
-        port = next(_ports)
-        with contextlib.ExitStack() as probes:
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                probe = probes.enter_context(socket.socket(socket.AF_INET6, kind))
-                try:
-                    probe.bind(("::", port))
-                except OSError:
-                    break
-            else:
-                found.append(port)
-    return found
-
-
-def outcome(call: Callable[..., Any], *args: Any) -> Outcome:
-    """Return what `call` returns, or its errno, as a pair that can be compared."""
-    try:
-        return "returned", call(*args)
-    except OSError as exc:
-        return "failed", exc.errno
-
-
-class Differential(RuleBasedStateMachine):
-    """Two labs whose sockets with the same index do the same."""
+class Differential(Oracle, RuleBasedStateMachine):
+    """Random steps on an oracle's sockets."""
 
     hosts: ClassVar[Hosts]
     """Where the programs run, both hosts the same."""
     patient: ClassVar[bool] = False
     """Whether to wait for what takes the kernel seconds: a SYN that is sent again."""
 
-    failed = False
-    """Whether a difference has been found: every shorter program with it waits for its end."""
-
     def __init__(self) -> None:
-        super().__init__()
-        kernel = on_loopback(Hosts(host_stack(), host_stack(), "127.0.0.1", "127.0.0.1"))
-        self.labs = [Lab(self.hosts), Lab(kernel)]
-        self.socks: list[Both] = []
+        RuleBasedStateMachine.__init__(self)
+        Oracle.__init__(self, self.hosts)
         self.fixed = [0, *free_ports(3)]
-
-    def add(self, make: Callable[[Lab], socket.socket]) -> Both:
-        stack, host = self.labs
-        both = make(stack), make(host)
-        self.socks.append(both)
-        return both
 
     def pick(self, index: int) -> Both:
         return self.socks[index % len(self.socks)]
-
-    def same(self, both: Both, call: Callable[[socket.socket], Any]) -> Any:
-        """Do `call` on both and compare; return the common outcome."""
-        on_stack, on_host = (outcome(call, sock) for sock in both)
-        assert on_stack == on_host
-        return on_stack
 
     def aimed(self, both: Both, number: int, call: Callable[[socket.socket, int], Any]) -> Any:
         """Like `same`, with a port: 0, a fixed one, or that of one of the sockets."""
@@ -163,31 +98,9 @@ class Differential(RuleBasedStateMachine):
             assert port not in self.fixed
             assert other_port not in self.fixed
 
-    def not_compared(self, both: Both) -> int:
-        """Return the events that one of the two may have without the other."""
-        return 0
-
     @invariant()
     def masks_agree(self) -> None:
-        for number, both in enumerate(self.socks):
-            self.settle(number, both)
-
-    def settle(self, number: int, both: Both) -> None:
-        """Wait until both show the same events."""
-        on_stack, on_host = both
-        compared = ~self.not_compared(both)
-        bound = _BOUND_ONCE_FAILED if Differential.failed else BOUND
-
-        def agree() -> bool:
-            return not (mask_of(on_stack) ^ mask_of(on_host)) & compared
-
-        try:
-            until(agree, bound=bound, drive=self.labs[0].drive)
-        except AssertionError:
-            Differential.failed = True
-            raise AssertionError(
-                f"socket {number}: stack {mask_of(on_stack)!r}, kernel {mask_of(on_host)!r}"
-            ) from None
+        super().masks_agree()
 
     @invariant()
     def names_agree(self) -> None:
@@ -196,8 +109,7 @@ class Differential(RuleBasedStateMachine):
             self.same_name(outcome(on_stack.getpeername), outcome(on_host.getpeername))
 
     def teardown(self) -> None:
-        for lab in self.labs:
-            lab.close()
+        self.close_all()
 
     def has_sockets(self) -> bool:
         return bool(self.socks)

@@ -8,7 +8,9 @@ import socket
 from typing import ClassVar
 
 import pytest
+from hypothesis import given, settings
 
+from ..bytestreams import ByteStream, byte_streams
 from .base import SuiteBase
 from .lab import Lab, R, mask_of, small_buffers
 
@@ -53,7 +55,7 @@ class Flow:
 
 
 class TransferTests(SuiteBase):
-    """Streams of every size, and datagrams in numbers."""
+    """Streams of every size, cut in every way, and datagrams in numbers."""
 
     seed: ClassVar[int] = 11
 
@@ -97,6 +99,18 @@ class TransferTests(SuiteBase):
             flows.append(Flow(client, server, self.data(1000 + number)))
             flows.append(Flow(server, client, self.data(2000 + number)))
         self.carry(lab, *flows)
+
+    def test_bytes_arrive_however_they_are_cut(self, lab: Lab) -> None:
+        @settings(max_examples=self.examples, deadline=None)
+        @given(byte_streams(max_size=20_000))
+        def arrives(stream: ByteStream) -> None:
+            client, server = lab.pair(small_buffers)
+            assert lab.carry(stream, client, server) == stream.payload
+            client.close()
+            assert lab.readable(server).recv(1) == b""
+            server.close()
+
+        arrives()
 
     @pytest.mark.parametrize("size", [0, 1, 1400, 1500, 9000])
     def test_a_datagram_arrives_whole(self, lab: Lab, size: int) -> None:
