@@ -1,14 +1,16 @@
 """The docstrings of this package as Markdown, for mkdocstrings.
 
-Their style is plain text: ``name -- what it is`` for a parameter, goes on with an indent, and a
-name of this package is in single backticks.  A list is made of the first, a link of the second
-where the reference has such a name.
+Their style is plain text: ``name -- what it is`` for a parameter goes on with an indent, code is
+indented behind a line with ``::``, and a name of this package is in single backticks.  They become
+list items, code, and links where the reference has such a name.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +31,48 @@ def documented() -> dict[str, str]:
     return {name.rpartition(".")[2]: name for name in shown}
 
 
+def _code(lines: Iterator[str]) -> Iterator[str]:
+    """Yield the indented lines as a block of Python, and the line behind them."""
+    block: list[str] = []
+    after = ""
+    for line in lines:
+        if line.strip() and not line.startswith(" "):
+            after = line
+            break
+        block.append(line)
+    yield from ("", "```python", *textwrap.dedent("\n".join(block)).strip("\n").splitlines(), "```")
+    yield from ("", after)
+
+
 def as_markdown(text: str, own_name: str = "") -> str:
     """Return a docstring as Markdown; `own_name` is not made a link."""
-    lines: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        if found := _PARAMETER.fullmatch(line):
-            if not inside and lines and lines[-1].strip():
-                lines.append("")
-            names = ", ".join(f"`{name.strip('`')}`" for name in found["names"].split(", "))
-            lines.append(f"- {names}: {found['text']}")
-            inside = True
-        elif inside and line.startswith(" "):
-            lines.append(f"    {line.strip()}")
-        else:
-            if inside and line.strip():
-                lines.append("")
-            inside = False
-            lines.append(line)
 
     def link(found: re.Match[str]) -> str:
         name = found["name"]
         target = documented().get(name)
         return f"[`{name}`][{target}]" if target and name != own_name else found[0]
 
-    return _NAME.sub(link, "\n".join(lines))
+    source = iter(text.splitlines())
+    made: list[str] = []
+    inside = False
+    for line in source:
+        if found := _PARAMETER.fullmatch(line):
+            if not inside and made and made[-1].strip():
+                made.append("")
+            names = ", ".join(f"`{name.strip('`')}`" for name in found["names"].split(", "))
+            made.append(f"- {names}: {_NAME.sub(link, found['text'])}")
+            inside = True
+        elif line == "::":
+            made.extend(_code(source))
+            inside = False
+        elif inside and line.startswith(" "):
+            made.append(f"    {_NAME.sub(link, line.strip())}")
+        else:
+            if inside and line.strip():
+                made.append("")
+            inside = False
+            made.append(_NAME.sub(link, line))
+    return "\n".join(made)
 
 
 class HouseStyle(griffe.Extension):
