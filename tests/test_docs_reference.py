@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from processes import ROOT
-from vpoll_asyncio import stacks
+from vpoll_asyncio import EventMask, backends, stacks
 
 REFERENCE = ROOT / "docs" / "reference"
 PACKAGE = ROOT / "vpoll_asyncio"
@@ -156,3 +156,23 @@ def test_api_describes_everything_public_once() -> None:
         for name in importlib.import_module(package).__all__
     }
     assert not {name for name, value in public.items() if id(value) not in there}
+
+
+ALL = (1 << 28) - 1
+NAMED = EventMask(sum(EventMask))
+
+
+def exact_set(text: str) -> int:
+    whole = {"all": ALL, "all but bit 14": ALL & ~(1 << 14), "every event with a name": int(NAMED)}
+    if text in whole:
+        return whole[text]
+    return EventMask(sum(EventMask[name] for name in text.split(", ")))
+
+
+def test_exact_sets_of_the_backends_are_those_in_force() -> None:
+    table = {
+        row[0].strip("`"): exact_set(row[2])
+        for row in rows(section(page("backends.md"), "Which one is taken"))
+        if len(row) == 5
+    }
+    assert table == {info.name: info.exact for info in backends()}
