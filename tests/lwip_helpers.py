@@ -63,6 +63,10 @@ class Peer:
                 return frame(icmp(136, 0, rest, wanted, asker))
         return None
 
+    def reply(self, received: bytes) -> bytes | None:
+        """What comes back at once for a frame of the stack's: `answer`, unless overridden."""
+        return self.answer(received)
+
     def send(self, *frames: bytes) -> list[bytes]:
         """Send `frames`; return what the stack sent until it had no more to say.
 
@@ -80,7 +84,7 @@ class Peer:
                 # The wire may have been full.
                 self.stack.core.turn(False)
             answered += received
-            waiting = [answer for one in received if (answer := self.answer(one))]
+            waiting = [answer for one in received if (answer := self.reply(one))]
             if not waiting:
                 self.seen += answered
                 return answered

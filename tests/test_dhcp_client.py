@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpoll_asyncio.stacks.dhcp import Action, Bound, Client, Lost, Send, State
+from vpoll_asyncio.stacks.dhcp import Action, Bound, Client, Lost, Probe, Send, State
 
 pytestmark = pytest.mark.needs("dpkt")
 
 MAC = bytes.fromhex("020000000001")
 SERVER = ipaddress.IPv4Address("10.0.0.1")
 OFFER, ACK, NAK = 2, 5, 6
-DISCOVER, REQUEST, RELEASE = 1, 3, 7
+DISCOVER, REQUEST, DECLINE, RELEASE = 1, 3, 4, 7
 
 
 def client() -> Client:
@@ -213,6 +213,134 @@ def test_no_bytes_raise_or_give_an_address_that_no_host_can_have(data: st.DataOb
             assert isinstance(action, Send)
             asked = ipaddress.IPv4Address(parsed(action.wire)[1][50])
             assert not any((asked.is_multicast, asked.is_loopback, asked.is_unspecified))
+
+
+# Whether somebody has the address already: RFC 2131, 3.1, step 5, and RFC 5227.
+
+
+def checking() -> tuple[Client, list[Action]]:
+    """A client with 0.3 seconds to check, and what it does when its server has granted."""
+    it = Client(MAC, "lab", random.Random(1), probe=0.3)
+    request = wire(it.receive(answer(wire(it.start(0)), OFFER), 0))
+    return it, it.receive(answer(request, ACK), 1)
+
+
+def test_an_address_is_asked_for_three_times_before_it_is_used() -> None:
+    it, actions = checking()
+    assert actions == [Probe(ipaddress.IPv4Address("10.0.0.9"))]
+    assert (it.state, it.lease) == (State.CHECKING, None)
+    asked = [it.tick(it.deadline) for _ in range(2)]
+    assert asked == [actions, actions]
+    assert it.deadline == pytest.approx(1.3)
+    (got,) = it.tick(1.31)
+    assert isinstance(got, Bound)
+    # From when it was asked for.
+    assert (it.state, it.deadline) == (State.BOUND, 500)
+
+
+def test_an_address_that_somebody_has_is_declined_and_a_server_looked_for_later() -> None:
+    it, _ = checking()
+    message, options = parsed(wire(it.decline(2)))
+    assert (options[53][0], message.ciaddr) == (DECLINE, 0)
+    assert (options[50], options[54]) == (packed("10.0.0.9"), SERVER.packed)
+    assert options[61] == b"\1" + MAC
+    assert not {55, 57} & options.keys()
+    assert (it.lease, it.tick(11.9), it.deadline) == (None, [], 12)
+    assert parsed(wire(it.tick(12)))[1][53][0] == DISCOVER
+
+
+def test_what_is_in_use_already_is_not_asked_for_again() -> None:
+    it, _ = checking()
+    for _ in range(3):
+        it.tick(it.deadline)
+    (got,) = it.receive(answer(wire(it.tick(500)), ACK), 501)
+    assert isinstance(got, Bound)
+    assert it.decline(502) == []
+
+
+def test_a_server_says_nothing_more_while_an_address_is_checked() -> None:
+    it, _ = checking()
+    sent = wire(client().start(0))
+    assert it.receive(answer(sent, NAK), 1) == []
+    assert it.state is State.CHECKING
+
+
+def test_stopping_ends_the_check() -> None:
+    it, _ = checking()
+    assert (it.release(), it.tick(1000), it.lease) == ([], [], None)
+
+
+# An interface that was down: RFC 2131, 4.4.2.
+
+
+def test_an_interface_that_is_up_again_asks_everybody_for_what_it_has() -> None:
+    it, got = bound()
+    (send,) = it.reboot(100)
+    assert isinstance(send, Send)
+    message, options = parsed(send.wire)
+    assert (send.to, options[53][0], options[50]) == (None, REQUEST, packed("10.0.0.9"))
+    assert (message.ciaddr, 54 in options) == (0, False)
+    assert it.lease is got.lease
+    (again,) = it.receive(answer(send.wire, ACK), 101)
+    assert isinstance(again, Bound)
+    assert (it.state, it.deadline) == (State.BOUND, 600)
+
+
+def test_on_another_network_it_is_refused_and_begins_anew() -> None:
+    it, _ = bound()
+    lost, send = it.receive(answer(wire(it.reboot(100)), NAK), 101)
+    assert isinstance(lost, Lost)
+    assert isinstance(send, Send)
+    assert parsed(send.wire)[1][53][0] == DISCOVER
+
+
+def test_when_nobody_answers_the_lease_goes_on_as_before() -> None:
+    it, got = bound()
+    it.reboot(100)
+    kinds = []
+    while it.state is State.REBOOTING:
+        sent = [action for action in it.tick(it.deadline) if isinstance(action, Send)]
+        kinds += [parsed(send.wire)[1][53][0] for send in sent]
+    assert kinds == [REQUEST, REQUEST, REQUEST]
+    assert (it.state, it.lease, it.deadline) == (State.BOUND, got.lease, 500)
+
+
+def test_when_nobody_answers_a_lease_that_is_due_is_renewed() -> None:
+    it, _ = bound()
+    it.reboot(490)
+    while it.state is State.REBOOTING:
+        actions = it.tick(it.deadline)
+    (send,) = actions
+    assert isinstance(send, Send)
+    assert (it.state, send.to) == (State.RENEWING, SERVER)
+
+
+def test_a_lease_that_ends_meanwhile_is_lost() -> None:
+    it, _ = bound()
+    it.reboot(995)
+    actions: list[Action] = []
+    while it.lease is not None:
+        actions = it.tick(it.deadline)
+    assert it.deadline > 1000
+    assert any(isinstance(action, Lost) for action in actions)
+    assert it.state is State.SELECTING
+
+
+def test_one_that_was_over_before_is_lost_at_once() -> None:
+    it, _ = bound()
+    lost, send = it.reboot(1000)
+    assert isinstance(lost, Lost)
+    assert isinstance(send, Send)
+
+
+def test_without_a_lease_a_server_is_looked_for_at_once() -> None:
+    it = client()
+    it.start(0)
+    for _ in range(5):
+        it.tick(it.deadline)
+    (send,) = it.reboot(200)
+    assert isinstance(send, Send)
+    assert (it.state, it.deadline < 206) == (State.SELECTING, True)
 
 
 # What options mean.

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import os
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 
 import vpoll_asyncio as va
-from dnsmasq import dnsmasq
+from dnsmasq import RECORDS, dnsmasq
+from link_helpers import PATIENCE
 from vpoll_asyncio.stacks.lwip import LwipStack
 from vpoll_asyncio.stacks.vdestack import VdeStack
 
@@ -21,16 +25,35 @@ SERVED = pytest.mark.needs("dnsmasq", "vdestack")
 NUMBERS = itertools.count()
 MAC = "02:00:00:00:00:01"
 ADDRESS = "fd00:9::ff:fe00:1/64"
-RANGES = ("--enable-ra", "--dhcp-range=fd00:9::,ra-only,64,600", "--ra-param=vde0,high,5,600")
+RANGES = (
+    *("--enable-ra", "--dhcp-range=fd00:9::,ra-only,64,600", "--ra-param=vde0,mtu:1400,high,5,600"),
+    *("--dhcp-option=option6:dns-server,[fd00:9::53]",),
+    "--dhcp-option=option6:domain-search,lab.example,more.lab.example",
+)
 
 
-@pytest.fixture
+def _wait_for_link_local(host: VdeStack) -> None:
+    """A router's address is its kernel's once the detection of duplicates is over."""
+    enter = ["nsenter", "-t", str(host.helper), "-n"]
+    if os.geteuid():
+        enter += ["-U", "--preserve-credentials"]
+    tentative = [*enter, "ip", "-6", "-o", "address", "show", "tentative"]
+    deadline = time.monotonic() + PATIENCE
+    while subprocess.run(tentative, capture_output=True, check=True).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
 def router() -> Iterator[tuple[str, VdeStack]]:
     """A wire, and a host on it that advertises a prefix."""
     vnl = f"wire://rd{next(NUMBERS)}"
     with va.open_stack("vdestack", vnl=vnl, ip=["10.9.0.53/24", "fd00:9::53/64"]) as host:
         assert isinstance(host, VdeStack)
-        with dnsmasq(host, *RANGES, "--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,120"):
+        _wait_for_link_local(host)
+        with dnsmasq(
+            host, *RECORDS, *RANGES, "--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,120"
+        ):
             yield vnl, host
 
 
@@ -56,6 +79,30 @@ async def test_a_loop_waits_for_routers_and_dhcp_at_once(router: tuple[str, VdeS
         await stack.wait_configured(60)
         assert stack.lease is not None
         assert stack.addresses == [str(stack.lease.address), ADDRESS]
+
+
+@SERVED
+@pytest.mark.needs("dnspython")
+def test_names_are_looked_up_with_what_a_router_advertises(router: tuple[str, VdeStack]) -> None:
+    vnl, _ = router
+    with va.open_stack("lwip", vnl=vnl, mac=MAC, rd=True) as stack:
+        assert isinstance(stack, LwipStack)
+        assert stack.resolver is not None
+        assert stack.resolver.conf.servers == ("fd00:9::53",)
+        assert stack.resolver.conf.search == ("lab.example", "more.lab.example")
+        infos = stack.getaddrinfo("six", 80, socket.AF_INET6, socket.SOCK_STREAM)
+        assert [info[4][0] for info in infos] == ["fd00::6"]
+        (one,) = stack.routers["vde0"]
+        assert (one.advertisement.mtu, one.advertisement.preference) == (1400, "high")
+
+
+@SERVED
+@pytest.mark.needs("dnspython")
+def test_name_servers_of_dhcp_come_before_those_of_routers(router: tuple[str, VdeStack]) -> None:
+    with va.open_stack("lwip", vnl=router[0], mac=MAC, rd=True, dhcp=True) as stack:
+        assert stack.resolver is not None
+        assert stack.resolver.conf.servers == ("10.9.0.53", "fd00:9::53")
+        assert stack.resolver.conf.search == ("lab.example", "more.lab.example")
 
 
 def test_without_a_router_opening_fails_and_says_what_was_tried() -> None:

@@ -159,7 +159,7 @@ def _info() -> int:
     )
     dpkt = _distribution("dpkt")
     _table(
-        "DHCP: open_stack('lwip', ..., dhcp=True)",
+        "DHCP: open_stack('lwip', ..., dhcp=True), or auto=True",
         [
             (
                 "dpkt",

@@ -88,6 +88,8 @@ HELPERS: dict[str, Helper] = {
                 "core.c",
                 "iface.c",
                 "nets.c",
+                "arp.c",
+                "discovery.c",
                 "route.c",
                 "link.c",
                 "check.c",

@@ -76,7 +76,10 @@ Options = dict[str, str | list[str]]
 
 # Of the keys of a configuration, those that an interface has of its own.
 _OF_INTERFACE: Final = frozenset(
-    ("iface", "vnl", "ip", "ip6", "gw", "route", "mac", "mtu", "dhcp", "rd")
+    (
+        *("iface", "vnl", "ip", "ip6", "gw", "route", "mac", "mtu"),
+        *("eth", "dhcp", "dhcpv6", "rd", "slaac", "auto", "auto4", "auto6"),
+    )
 )
 
 
@@ -90,8 +93,9 @@ def parse_config(config: str) -> dict[str, Any]:
     ``SCHEME://`` to the closing brace.
 
     Once there is a ``vnl``, ``iface=NAME`` begins a further interface, whose keys
-    (``vnl``, ``ip``, ``ip6``, ``gw``, ``route``, ``mac``, ``mtu``, ``dhcp``, ``rd``) are in
-    a dictionary of their own in the list ``"interfaces"``; before it names the first.
+    (``vnl``, ``ip``, ``ip6``, ``gw``, ``route``, ``mac``, ``mtu``, and the words that say
+    how it is configured, as ``dhcp``, ``rd`` and ``auto``) are in a dictionary of their own
+    in the list ``"interfaces"``; before it names the first.
 
     Raises ValueError for an item without a key and for braces without their counterpart.
     """

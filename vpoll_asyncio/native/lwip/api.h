@@ -94,6 +94,8 @@ int vp_add_interface(const struct vp_config *config);
 int vp_del_interface(uint32_t index);
 int vp_autoconf(uint32_t index);
 int vp_learned(uint32_t index, struct vp_addr *out, int most);
+int vp_probe(uint32_t index, const struct vp_addr *addr);
+int vp_probed(uint32_t index, uint8_t *mac);
 int vp_set_up(uint32_t index, int up);
 int vp_lose_link(uint32_t index);
 int vp_add_address(uint32_t index, const struct vp_addr *addr, int prefix);

@@ -230,6 +230,9 @@ static enum verdict check_v6(const struct iface *it, const u8_t *p, size_t len)
         if (offset)
             return PASS;
     }
+    if (it != NULL && whole && next == 58 && at + 8 <= len && is_discovery(p[at])
+        && !discovery_is_sound(p, at, len))
+        return MALFORMED;
     switch (next) {
     case 6:
     case 17:

@@ -147,6 +147,7 @@ static void once_a_second(void)
     ip_reass_tmr();
     etharp_tmr();
     nd6_tmr();
+    discovery_tick();
     ip6_reass_tmr();
     stream_trim_time_wait();
 }

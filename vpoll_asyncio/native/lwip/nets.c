@@ -8,7 +8,6 @@
 
 #include "shim.h"
 #include "lwip/etharp.h"
-#include "lwip/nd6.h"
 #include "lwip/priv/nd6_priv.h"
 #include "netif/ethernet.h"
 
@@ -40,7 +39,7 @@ struct netif *nets_loopback(void)
 }
 
 /* Whether the netif is one of an interface, and not the loopback. */
-static int is_outside(const struct netif *netif)
+int nets_is_outside(const struct netif *netif)
 {
     return netif != &loopback;
 }
@@ -98,7 +97,7 @@ int nets_is_broadcast(const ip_addr_t *addr)
     if (ip_2_ip4(addr)->addr == IPADDR_BROADCAST || ip_2_ip4(addr)->addr == LOOP_BROADCAST)
         return 1;
     NETIF_FOREACH(netif)
-        if (is_outside(netif) && ip4_addr_isbroadcast(ip_2_ip4(addr), netif))
+        if (nets_is_outside(netif) && ip4_addr_isbroadcast(ip_2_ip4(addr), netif))
             return 1;
     return 0;
 }
@@ -207,7 +206,7 @@ static void remove_netif(struct netif *netif)
     netif_remove(netif);
     while ((p = nets_loop_pop(netif)) != NULL)
         pbuf_free(p);
-    if (!is_outside(netif))
+    if (!nets_is_outside(netif))
         return;
     free(netif);
     netif_count--;
@@ -281,22 +280,13 @@ static int add_v4(struct iface *it, const struct vp_addr *addr, int prefix)
     return add_netif(it, further_index(), &ip, &mask) != NULL ? 0 : -ENOSPC;
 }
 
-/* Whoever has an address has a link-local one, with which neighbours are asked. */
-static void add_link_local(struct netif *first)
-{
-    if (!iface_of(first)->ethernet || !ip6_addr_isinvalid(netif_ip6_addr_state(first, 0)))
-        return;
-    netif_create_ip6_linklocal_address(first, 1);
-    netif_ip6_addr_set_state(first, 0, IP6_ADDR_PREFERRED);
-}
-
 static int add_v6(struct netif *first, const struct vp_addr *addr, int prefix)
 {
     ip6_addr_t ip;
     s8_t index;
     memcpy(ip.addr, addr->ip, 16);
     ip6_addr_clear_zone(&ip);
-    add_link_local(first);
+    discovery_link_local(first);
     if (ip6_addr_islinklocal(&ip) && !ip6_addr_isinvalid(netif_ip6_addr_state(first, 0)))
         netif_ip6_addr_set_state(first, 0, IP6_ADDR_INVALID);
     if (netif_add_ip6_address(first, &ip, &index) != ERR_OK)
@@ -324,43 +314,6 @@ int vp_add_address(uint32_t index, const struct vp_addr *addr, int prefix)
         result = addr->family == 4 ? add_v4(it, addr, prefix) : add_v6(it->first, addr, prefix);
     core_leave();
     return result;
-}
-
-/* RFC 4861, 6.3.7 and RFC 4862: lwIP solicits routers, and has what they advertise. */
-int vp_autoconf(uint32_t index)
-{
-    struct iface *it;
-    int result = 0;
-    core_enter();
-    if (!core_is_open()) {
-        result = -ENETDOWN;
-    } else if ((it = iface_by_index(index)) == NULL) {
-        result = -ENODEV;
-    } else {
-        netif_set_ip6_autoconfig_enabled(it->first, 1);
-        add_link_local(it->first);
-        nd6_restart_netif(it->first);
-    }
-    core_leave();
-    return result;
-}
-
-/* The addresses that lwIP has made of prefixes, once nobody else has them. */
-int vp_learned(uint32_t index, struct vp_addr *out, int most)
-{
-    struct iface *it;
-    int count = 0;
-    core_enter();
-    it = core_is_open() ? iface_by_index(index) : NULL;
-    for (int i = 1; it != NULL && i < LWIP_IPV6_NUM_ADDRESSES && count < most; i++) {
-        if (!ip6_addr_isvalid(netif_ip6_addr_state(it->first, i))
-            || netif_ip6_addr_isstatic(it->first, i))
-            continue;
-        out[count].family = 6;
-        memcpy(out[count++].ip, netif_ip6_addr(it->first, i)->addr, 16);
-    }
-    core_leave();
-    return count;
 }
 
 static void del_v4(struct netif *netif)
@@ -401,27 +354,6 @@ int vp_del_address(uint32_t index, const struct vp_addr *addr)
     }
     core_leave();
     return result;
-}
-
-/* lwIP answers with the one address of the netif that is asked: here with that of whichever
- * interface (arp_rcv(), with arp_ignore 0), but through the one that the question came by. */
-static err_t input_arp(struct iface *it, struct pbuf *p, const u8_t *arp)
-{
-    struct netif *netif, *asked = it->first;
-    ip4_addr_t *own, home, wanted;
-    err_t err;
-    memcpy(&wanted.addr, arp + 24, 4);
-    NETIF_FOREACH(netif)
-        if (is_outside(netif) && ip4_addr_cmp(netif_ip4_addr(netif), &wanted))
-            asked = netif;
-    if (iface_of(asked) == it || ip4_addr_isany_val(wanted))
-        return asked->input(p, asked);
-    own = ip_2_ip4(&it->first->ip_addr);
-    home = *own;
-    *own = wanted;
-    err = it->first->input(p, it->first);
-    *own = home;
-    return err;
 }
 
 /* lwIP takes no broadcast before it has an address, but for a client of DHCP of its own: so
@@ -468,9 +400,11 @@ void nets_input(struct iface *it, const u8_t *frame, size_t len)
     if (it->ethernet)
         packet = frame[12] == 0x08 && frame[13] == 0x00 ? frame + 14 : NULL;
     if (it->ethernet && frame[12] == 0x08 && frame[13] == 0x06)
-        err = input_arp(it, p, frame + 14);
+        err = arp_input(it, p, frame + 14);
     else
         err = input(it->first, p, packet);
     if (err != ERR_OK)
         pbuf_free(p);
+    if (it->ethernet && frame[12] == 0x86 && discovery_is_advertisement(frame + 14))
+        discovery_settle();
 }

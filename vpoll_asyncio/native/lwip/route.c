@@ -233,15 +233,23 @@ static void cache_hop(struct netif *netif, const ip6_addr_t *dest, const ip6_add
 err_t route_output6(struct netif *netif, struct pbuf *p, const ip6_addr_t *dest)
 {
     const struct route *route;
+    const ip6_addr_t *router;
+    err_t err;
     if (((const u8_t *)p->payload)[7] == 0)
         return ERR_OK;
     stats_sent(p);
     if (!(netif->flags & NETIF_FLAG_ETHERNET))
         return link_send(iface_of(netif), p);
-    if (!ip6_addr_ismulticast(dest) && !ip6_addr_has_scope(dest, IP6_UNICAST)
-        && (route = find(1, dest->addr, iface_of(netif))) != NULL)
-        cache_hop(netif, dest, ip_addr_isany(&route->via) ? dest : ip_2_ip6(&route->via));
-    return ethip6_output(netif, p, dest);
+    if (!ip6_addr_ismulticast(dest) && !ip6_addr_has_scope(dest, IP6_UNICAST)) {
+        if ((route = find(1, dest->addr, iface_of(netif))) != NULL)
+            cache_hop(netif, dest, ip_addr_isany(&route->via) ? dest : ip_2_ip6(&route->via));
+        else if ((router = discovery_choose(netif, dest)) != NULL)
+            cache_hop(netif, dest, router);
+    }
+    err = ethip6_output(netif, p, dest);
+    if (!ip6_addr_ismulticast(dest))
+        discovery_sent();
+    return err;
 }
 
 static void find_narrowest(void)

@@ -121,6 +121,9 @@ struct iface {
     int lone;                   /* it has no netif but the first */
     u32_t mtu;
     u8_t mac[6];
+    u32_t probed;               /* the address that ARP asks for, in network order, or 0 */
+    int taken;                  /* somebody has it */
+    u8_t taken_by[6];
     struct vp_counters counters;
     struct port port;
 };
@@ -159,6 +162,20 @@ struct netif *nets_of_address_at(const ip_addr_t *addr, const struct iface *it);
 int nets_own_address(const ip_addr_t *addr);
 int nets_is_broadcast(const ip_addr_t *addr);
 int nets_is_inside(const ip_addr_t *local, const ip_addr_t *remote, u32_t device);
+
+int nets_is_outside(const struct netif *netif);
+
+/* arp.c */
+err_t arp_input(struct iface *it, struct pbuf *p, const u8_t *arp);
+
+/* discovery.c */
+void discovery_link_local(struct netif *first);
+int discovery_is_sound(const u8_t *packet, size_t at, size_t len);
+int discovery_is_advertisement(const u8_t *packet);
+void discovery_settle(void);
+void discovery_sent(void);
+void discovery_tick(void);
+const ip6_addr_t *discovery_choose(const struct netif *netif, const ip6_addr_t *dest);
 
 /* scope.c */
 struct netif *scope_find(const struct sock *s, const ip6_addr_t *ip, u32_t scope);

@@ -4,7 +4,7 @@
 what to send and which lease is in force.
 """
 
-from .client import Action, Bound, Client, Lost, Send, State
+from .client import Action, Bound, Client, Lost, Probe, Send, State
 from .lease import Lease
 from .messages import CLIENT_PORT, SERVER_PORT, require
 
@@ -16,6 +16,7 @@ __all__ = [
     "Client",
     "Lease",
     "Lost",
+    "Probe",
     "Send",
     "State",
     "require",

@@ -17,7 +17,7 @@ from typing import Final
 from .lease import Lease, read_lease
 from .messages import Kind, Message, Option, decode, encode
 
-__all__ = ["Action", "Bound", "Client", "Lost", "Send", "State"]
+__all__ = ["Action", "Bound", "Client", "Lost", "Probe", "Send", "State"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,10 @@ _REQUESTS: Final = 4
 _RENEWALS: Final = 60.0
 # A lease may be shorter than what makes sense: no message sooner than after this.
 _LEAST: Final = 1.0
+# RFC 5227, 1.1: how often it is asked whether somebody has an address.
+_PROBES: Final = 3
+# RFC 2131, 3.1, step 5: the least pause after an address that somebody had.
+_DECLINED: Final = 10.0
 _LARGEST_MESSAGE: Final = 1472
 
 _WANTED: Final = bytes(
@@ -53,12 +57,14 @@ _WANTED: Final = bytes(
 
 
 class State(enum.Enum):
-    """Of RFC 2131, 4.4; STOPPED is none of the RFC's."""
+    """Of RFC 2131, 4.4, with the check of step 5 in 3.1; STOPPED is none of the RFC's."""
 
     STOPPED = "stopped"
     INIT = "init"
     SELECTING = "selecting"
     REQUESTING = "requesting"
+    CHECKING = "checking"
+    REBOOTING = "rebooting"
     BOUND = "bound"
     RENEWING = "renewing"
     REBINDING = "rebinding"
@@ -88,7 +94,14 @@ class Lost:
     why: str
 
 
-Action = Send | Bound | Lost
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Ask by ARP who has this address (RFC 5227, 2.1); if anybody, call `Client.decline`."""
+
+    address: ipaddress.IPv4Address
+
+
+Action = Send | Bound | Lost | Probe
 
 
 class Client:
@@ -98,10 +111,16 @@ class Client:
     mac -- the interface's hardware address, from which its identifier is made
     hostname -- the name that servers are told, if any
     chance -- where identifiers of exchanges and pauses come from
+    probe -- seconds in which others may object to an address that is new; 0 not to ask
     """
 
     def __init__(
-        self, mac: bytes, hostname: str | None = None, chance: random.Random | None = None
+        self,
+        mac: bytes,
+        hostname: str | None = None,
+        chance: random.Random | None = None,
+        *,
+        probe: float = 0.0,
     ) -> None:
         self._mac = mac
         self._hostname = hostname
@@ -114,6 +133,8 @@ class Client:
         self.sent: dict[Kind, int] = {}
         """How many messages of each kind were sent."""
         self._offer: Lease | None = None
+        self._probe = probe
+        self._checked: Lease | None = None
         self._xid = 0
         self._begun = 0.0
         self._asked = 0.0
@@ -130,6 +151,20 @@ class Client:
         """Do nothing any more."""
         self.state = State.STOPPED
         self.deadline = math.inf
+
+    def reboot(self, now: float) -> list[Action]:
+        """The interface is up again, perhaps elsewhere: ask whether the lease still holds.
+
+        As RFC 2131, 4.4.2 has it; meanwhile it does, and goes on when nobody answers.
+        """
+        if self.state is State.STOPPED:
+            return []
+        if self.lease is None or now >= self._expires_at:
+            return [*self._lose("expired"), *self.start(now)]
+        self.state = State.REBOOTING
+        self._new_exchange()
+        self._begun = self._asked = now
+        return self._send_reboot(now)
 
     def release(self) -> list[Action]:
         """Give the lease back and stop."""
@@ -157,6 +192,13 @@ class Client:
                 return self._send_request(now)
             case State.REQUESTING:
                 return self._discover(now)
+            case State.CHECKING:
+                return self._check(now)
+            case State.REBOOTING if now < self._expires_at and self._tries < _REQUESTS:
+                return self._send_reboot(now)
+            case State.REBOOTING:
+                self.state = State.BOUND
+                return self._tick_lease(now)
             case State.BOUND | State.RENEWING | State.REBINDING:
                 return self._tick_lease(now)
             case _:
@@ -196,7 +238,7 @@ class Client:
 
     def _discover(self, now: float) -> list[Action]:
         self.state = State.SELECTING
-        self._offer = None
+        self._offer = self._checked = None
         self._new_exchange()
         return self._send_discover(now)
 
@@ -214,6 +256,38 @@ class Client:
             *self._wishes(),
         ]
         return [Send(self._message(Kind.REQUEST, options, now), None)]
+
+    def _send_reboot(self, now: float) -> list[Action]:
+        lease = self.lease
+        assert lease is not None
+        self._wait_for_answer(now)
+        self.deadline = min(self.deadline, self._expires_at)
+        options = [(Option.ADDRESS, lease.address.ip.packed), *self._wishes()]
+        return [Send(self._message(Kind.REQUEST, options, now), None)]
+
+    # Whether somebody has the address already.
+
+    def _check(self, now: float) -> list[Action]:
+        lease = self._checked
+        assert lease is not None
+        if self._tries == _PROBES:
+            return self._bind(lease)
+        self._tries += 1
+        self.deadline = now + self._probe / _PROBES
+        return [Probe(lease.address.ip)]
+
+    def decline(self, now: float) -> list[Action]:
+        """Somebody has the address that is asked for by `Probe`: tell the server, begin anew."""
+        lease, self._checked = self._checked, None
+        if self.state is not State.CHECKING or lease is None:
+            return []
+        self.state = State.INIT
+        self.deadline = now + _DECLINED
+        options = [
+            (Option.ADDRESS, lease.address.ip.packed),
+            (Option.SERVER, lease.server.packed),
+        ]
+        return [Send(self._message(Kind.DECLINE, options, now), None)]
 
     def _wishes(self) -> list[tuple[Option, bytes]]:
         found = [
@@ -257,7 +331,7 @@ class Client:
             case Kind.OFFER if self.state is State.SELECTING:
                 return self._take_offer(message, now)
             case Kind.ACK if self._asks(message):
-                return self._take_ack(message)
+                return self._take_ack(message, now)
             case Kind.NAK if self._asks(message):
                 return self._take_refusal(message, now)
             case _:
@@ -267,7 +341,7 @@ class Client:
         """Return whether `message` may answer the REQUEST that was sent last."""
         if self.state is State.REQUESTING:
             return self._offer is not None and message.server == self._offer.server
-        return self.state in (State.RENEWING, State.REBINDING)
+        return self.state in (State.RENEWING, State.REBINDING, State.REBOOTING)
 
     def _take_offer(self, message: Message, now: float) -> list[Action]:
         offer = read_lease(message)
@@ -279,12 +353,22 @@ class Client:
         self._asked = now
         return self._send_request(now)
 
-    def _take_ack(self, message: Message) -> list[Action]:
+    def _take_ack(self, message: Message, now: float) -> list[Action]:
         lease = read_lease(message)
         if lease is None:
             return []
-        self.state = State.BOUND
         self._offer = None
+        if not self._probe or (self.lease is not None and self.lease.address == lease.address):
+            return self._bind(lease)
+        lost = self._lose("for another address")
+        self.state = State.CHECKING
+        self._checked = lease
+        self._tries = 0
+        return [*lost, *self._check(now)]
+
+    def _bind(self, lease: Lease) -> list[Action]:
+        self.state = State.BOUND
+        self._checked = None
         self._refusals = 0
         self.lease = lease
         self._renew_at = self._asked + max(lease.renew, _LEAST)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from ..names.config import parse_domains
+from ..names.config import told_domains
 from .messages import Message, Option
 
 __all__ = ["Lease", "LeaseRoute", "read_lease"]
@@ -185,7 +185,7 @@ def _classless(value: bytes) -> list[LeaseRoute]:
 
 def _domain(value: bytes) -> tuple[str, ...]:
     # Some servers end it with a null byte.
-    return _domains([value.rstrip(b"\0").decode("ascii", "replace")])
+    return told_domains([value.rstrip(b"\0").decode("ascii", "replace")])
 
 
 def _search(value: bytes) -> tuple[str, ...]:
@@ -200,22 +200,7 @@ def _search(value: bytes) -> tuple[str, ...]:
         except (dpkt.dpkt.Error, struct.error, LookupError, ValueError):
             break
         names.append(name)
-    return _domains(names)
-
-
-def _domains(names: list[str]) -> tuple[str, ...]:
-    found: list[str] = []
-    for name in names:
-        try:
-            parsed = parse_domains([name])
-        except ValueError:
-            continue
-        found += [one for one in parsed if one not in found and _is_plain(one)]
-    return tuple(found)
-
-
-def _is_plain(name: str) -> bool:
-    return all(character.isalnum() or character in "-._" for character in name)
+    return told_domains(names)
 
 
 def _mtu(value: bytes | None) -> int | None:

@@ -13,9 +13,11 @@ from ...links.base import Link
 from ..base import Stack, attach
 from ..dhcp import Lease
 from ..names import Addresses
+from ..rd import Router
+from .autoconf import Autoconf
 from .config import Interface, Route, check_room, parse_address, parse_route
 from .core import Core
-from .dhcp import Leases, require
+from .dhcp import require
 from .interfaces import (
     LOOPBACK,
     NetworkInterface,
@@ -50,15 +52,16 @@ class ConfiguredStack(Stack):
         self.core = core
         """The C side; for `LwipSocket`."""
         self._configuring = threading.Lock()
-        self.dhcp_clients = Leases(self)
-        """What servers of DHCP tell the stack to be."""
+        self.autoconf = Autoconf(self)
+        """What DHCP servers and routers tell the stack to be."""
         self.dhcp_timeout = 0.0
-        """Seconds that opening an interface waits for its lease."""
+        """Seconds that opening an interface waits for its lease, or for a router."""
 
     @property
     def addresses(self) -> list[str]:
         given = [str(address) for port in self.core.ports for address in tuple(port.addresses)]
-        return given + [str(address) for address in self.dhcp_clients.learned()]
+        learned = (self.autoconf.learned(port) for port in self.core.ports)
+        return given + [str(address) for addresses in learned for address in addresses]
 
     @property
     def host_loopback(self) -> str | None:
@@ -77,15 +80,14 @@ class ConfiguredStack(Stack):
         route: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
-        dhcp: bool | int | str = False,
-        rd: bool | int | str = False,
+        **words: bool | int | str,
     ) -> NetworkInterface:
         """Open a further interface; the options are the stack's own, and its routes go through it.
 
         iface -- its name; by default the first of ``vde0``, ``vde1`` … that is free
-        dhcp -- whether a server says what it is to be; unless a loop runs in this thread,
-            this returns when one has, or raises after the stack's `dhcp_timeout`
-        rd -- the same of IPv6's routers
+        words -- how it is to be configured by others, as `LwipStack` has it: ``dhcp``, ``rd``,
+            ``auto`` …  Unless a loop runs in this thread, this returns when it is, or raises
+            after the stack's `dhcp_timeout`
 
         Nothing stays behind when this raises, and the link is closed unless an option was bad:
         ValueError for that and for more interfaces than there is room for (32); OSError:
@@ -107,10 +109,9 @@ class ConfiguredStack(Stack):
                 route=route,
                 mac=mac,
                 mtu=mtu,
-                dhcp=dhcp,
-                rd=rd,
+                **words,
             )
-            if asked.dhcp:
+            if asked.words.dhcp:
                 require()
             if len(names) == self.core.most_interfaces:
                 raise ValueError(f"{len(names) + 1} interfaces: lwIP has room for {len(names)}")
@@ -118,19 +119,19 @@ class ConfiguredStack(Stack):
                 raise OSError(errno.EEXIST, f"{asked.name}: {os.strerror(errno.EEXIST)}")
             check_room([*self._all_addresses(), *asked.addresses])
             port = open_interface(self.core, asked)
-        if asked.dhcp or asked.rd:
+        if asked.words:
             try:
-                self.dhcp_clients.add(port, dhcp=asked.dhcp, rd=asked.rd)
+                self.autoconf.add(port, asked.words)
                 self.wait_for_leases()
             except BaseException:
                 self.del_interface(port.name)
                 raise
-        return shown(port)
+        return self._shown(port)
 
     def wait_for_leases(self) -> None:
         """Wait as opening an interface does, where no loop runs.  Raises OSError (ETIMEDOUT)."""
         if self.dhcp_timeout and asyncio._get_running_loop() is None:
-            self.dhcp_clients.wait(self.dhcp_timeout)
+            self.autoconf.wait(self.dhcp_timeout)
 
     @property
     def lease(self) -> Lease | None:
@@ -140,21 +141,30 @@ class ConfiguredStack(Stack):
     @property
     def leases(self) -> dict[str, Lease]:
         """What DHCP servers have granted, by the names of the interfaces."""
-        return self.dhcp_clients.of()
+        return self.autoconf.leases()
+
+    @property
+    def routers(self) -> dict[str, tuple[Router, ...]]:
+        """What IPv6's routers have advertised and still holds, by the names of the interfaces.
+
+        Only with the options `rd`, `auto` and `auto6`.
+        """
+        return self.autoconf.routers()
 
     async def wait_configured(self, timeout: float | None = None) -> None:
         """Wait on the running loop, which drives the stack, until every interface has its lease.
 
-        With the option `rd` it waits for an address of a router's prefix too.
+        With the option `rd` it waits for an address of a router's prefix too; with `auto` for
+        one of both.
 
         timeout -- seconds; None to wait as long as it takes
 
-        At once where no interface has the option `dhcp`.  Raises OSError: ETIMEDOUT, with
+        At once where no interface has such an option.  Raises OSError: ETIMEDOUT, with
         what was tried, ENETDOWN when the stack is closed; RuntimeError as `attach`.
         """
         self.refuse_closed()
         attach(asyncio.get_running_loop(), self)
-        await self.dhcp_clients.wait_on_loop(timeout)
+        await self.autoconf.wait_on_loop(timeout)
 
     def del_interface(self, name: str) -> None:
         """Close an interface and its link; its addresses and routes go with it.
@@ -167,7 +177,7 @@ class ConfiguredStack(Stack):
         with self._configuring:
             self.refuse_closed()
             port = port_named(self.core, _given(name))
-        self.dhcp_clients.remove(port)
+        self.autoconf.remove(port)
         with self._configuring:
             self.refuse_closed()
             self.core.del_interface(port)
@@ -176,7 +186,10 @@ class ConfiguredStack(Stack):
     def interfaces(self) -> list[NetworkInterface]:
         """The interfaces as they are now, in the order of their opening, without the loopback."""
         with self._configuring:
-            return [] if self.closed else [shown(port) for port in self.core.ports]
+            return [] if self.closed else [self._shown(port) for port in self.core.ports]
+
+    def _shown(self, port: Port) -> NetworkInterface:
+        return shown(port, self.autoconf.learned(port))
 
     def if_nameindex(self) -> list[tuple[int, str]]:
         """Return index and name of every interface, as `socket.if_nameindex` does of the host's."""
@@ -224,7 +237,9 @@ class ConfiguredStack(Stack):
             port = port_named(self.core, _given(name))
             self.core.set_up(port, up)
         if up:
-            self.dhcp_clients.restore(port)
+            self.autoconf.resume(port)
+        else:
+            self.autoconf.suspend(port)
 
     def _all_addresses(self) -> list[Interface]:
         return [address for port in self.core.ports for address in port.addresses]

@@ -180,6 +180,18 @@ class Core:
         # RFC 4862, 5.5.3: with an identifier of 64 bits no other prefix is taken.
         return [ipaddress.IPv6Interface((each, 64)) for each in raw]
 
+    def probe(self, port: Port, address: ipaddress.IPv4Address | None) -> None:
+        """Ask by ARP who has an address that is not this host's; None ends that.
+
+        Raises OSError: ENODEV, ENETDOWN, ENOBUFS.
+        """
+        self._configured(self._lib.vp_probe(port.index, self._native_ip(address)), address)
+
+    def probed(self, port: Port) -> bytes | None:
+        """Return the hardware address of whoever has the address that was asked for, or None."""
+        owner = self._ffi.new("uint8_t[6]")
+        return bytes(owner) if self._lib.vp_probed(port.index, owner) else None
+
     def add_route(self, route: Route, port: Port | None = None) -> None:
         """Add a route, through `port`.  Raises OSError: EEXIST, ENETUNREACH, ENETDOWN, ENODEV."""
         self._route("vp_add_route", route, port)

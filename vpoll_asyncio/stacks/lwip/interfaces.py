@@ -15,7 +15,6 @@ from .config import (
     Interface,
     Route,
     check_room,
-    parse_flag,
     parse_gateways,
     parse_interfaces,
     parse_mac,
@@ -24,6 +23,7 @@ from .config import (
 )
 from .core import Core
 from .ports import Port
+from .words import Words, parse_words
 
 __all__ = [
     "LOOPBACK",
@@ -77,8 +77,7 @@ class Request:
     routes: Sequence[Route]
     mac: str | bytes | None
     mtu: int | str | None
-    dhcp: bool
-    rd: bool
+    words: Words
 
 
 def request(
@@ -93,10 +92,14 @@ def request(
     route: str | Iterable[str] = (),
     mac: str | bytes | None = None,
     mtu: int | str | None = None,
-    dhcp: bool | int | str = False,
-    rd: bool | int | str = False,
+    **words: bool | int | str,
 ) -> Request:
-    """Return the options of an interface, checked.  Raises ValueError for a bad one."""
+    """Return the options of an interface, checked.
+
+    words -- as `parse_words` takes them
+
+    Raises ValueError for a bad one.
+    """
     name: Any = default_name if iface is None else iface
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", "..", LOOPBACK):
         raise ValueError(
@@ -112,8 +115,7 @@ def request(
     routes = [parse_route("default", str(gateway)) for gateway in gateways]
     routes += parse_routes(route)
     parse_mac(mac)
-    flags = parse_flag("dhcp", dhcp), parse_flag("rd", rd)
-    return Request(name, vnl, link, addresses, routes, mac, mtu, *flags)
+    return Request(name, vnl, link, addresses, routes, mac, mtu, parse_words(words))
 
 
 def further_requests(
@@ -167,10 +169,9 @@ def open_interface(core: Core, asked: Request) -> Port:
         assert asked.vnl is not None
         link = open_link(asked.vnl)
     try:
-        if (asked.dhcp or asked.rd) and link.medium != "ethernet":
+        if asked.words and link.medium != "ethernet":
             raise ValueError(
-                f"{'dhcp' if asked.dhcp else 'rd'}: {link!r} carries bare packets: "
-                "expected a link of Ethernet"
+                f"{asked.words}: {link!r} carries bare packets: expected a link of Ethernet"
             )
         hardware = parse_mac(link.address if asked.mac is None else asked.mac)
         port = core.add_interface(asked.name, link, hardware, checked_mtu(asked.mtu, link))
@@ -206,15 +207,18 @@ def port_named(core: Core, name: str | None) -> Port:
     raise OSError(errno.ENODEV, f"{what}: {os.strerror(errno.ENODEV)}")
 
 
-def shown(port: Port) -> NetworkInterface:
-    """Return `port` as others see it.  Raises OSError (ENODEV) when it is gone."""
+def shown(port: Port, learned: Iterable[Interface]) -> NetworkInterface:
+    """Return `port` as others see it, with the addresses of routers' prefixes.
+
+    Raises OSError (ENODEV) when it is gone.
+    """
     return NetworkInterface(
         port.name,
         port.index,
         port.mac,
         port.mtu,
         port.up,
-        tuple(map(str, tuple(port.addresses))),
+        tuple(map(str, (*port.addresses, *learned))),
         port.link,
         port.error,
         port.counters(),

@@ -21,7 +21,7 @@ from .blocking import BlockingDriver
 from .config import parse_flag
 from .configured import ConfiguredStack
 from .core import Core
-from .dhcp import parse_hostname, parse_timeout, require
+from .dhcp import parse_hostname, parse_seconds, require
 from .driver import LoopDriver
 from .forks import close_in_children, leave_children_alone
 from .interfaces import check_requests, free_name, further_requests, open_interface, request
@@ -52,10 +52,15 @@ class LwipStack(ConfiguredStack):
     mtu -- most bytes of an IP packet; by default the link's
     dhcp -- whether a DHCP server says which address, routes, MTU and name servers there are:
         `lease`
-    rd -- whether IPv6's routers are asked for, and addresses made of their prefixes
+    rd -- whether IPv6's routers are asked for, and addresses made of their prefixes and name
+        servers taken: `routers`; `slaac` and `auto6` are the same
+    auto -- `dhcp` and `rd` at once, where either is enough; `auto4` is `dhcp`
+    eth, dhcpv6 -- iothconf's words: the first says nothing here, the second is a ValueError
     dhcp_timeout -- seconds to wait for that at the opening, unless a loop runs in this
         thread: then `wait_configured` is what waits; 0 not to wait
     dhcp_release -- whether leases are given back at the end
+    dhcp_probe -- seconds in which others on the link may object by ARP to an address that a
+        server offers, which is then declined; 0 not to ask
     hostname -- the name that DHCP servers are told
     iface -- the interface's name, by default ``"vde0"``
     interfaces -- further interfaces, each a mapping of the options above, as
@@ -81,7 +86,8 @@ class LwipStack(ConfiguredStack):
 
     Raises ValueError for bad options; OSError: ENOPKG when something must be installed,
     EIO when the library cannot be copied or loaded, EEXIST for two routes to one network, and
-    whatever opening a link raises; TimeoutError (ETIMEDOUT) when no DHCP server has answered.
+    whatever opening a link raises; TimeoutError (ETIMEDOUT) when no DHCP server or router has
+    answered.
     """
 
     name: ClassVar[str] = "lwip"
@@ -97,10 +103,17 @@ class LwipStack(ConfiguredStack):
         route: str | Iterable[str] = (),
         mac: str | bytes | None = None,
         mtu: int | str | None = None,
+        eth: bool | int | str = False,
         dhcp: bool | int | str = False,
+        dhcpv6: bool | int | str = False,
         rd: bool | int | str = False,
+        slaac: bool | int | str = False,
+        auto: bool | int | str = False,
+        auto4: bool | int | str = False,
+        auto6: bool | int | str = False,
         dhcp_timeout: float | str = 30,
         dhcp_release: bool | int | str = False,
+        dhcp_probe: float | str = 0.2,
         hostname: str | None = None,
         iface: str | None = None,
         interfaces: Iterable[Mapping[str, Any]] = (),
@@ -123,13 +136,20 @@ class LwipStack(ConfiguredStack):
             route=route,
             mac=mac,
             mtu=mtu,
+            eth=eth,
             dhcp=dhcp,
+            dhcpv6=dhcpv6,
             rd=rd,
+            slaac=slaac,
+            auto=auto,
+            auto4=auto4,
+            auto6=auto6,
         )
         requests = [first, *further_requests(interfaces, [first.name])]
-        seconds, name = parse_timeout(dhcp_timeout), parse_hostname(hostname)
+        seconds, name = parse_seconds("dhcp_timeout", dhcp_timeout), parse_hostname(hostname)
+        probe = parse_seconds("dhcp_probe", dhcp_probe, 60)
         release = parse_flag("dhcp_release", dhcp_release)
-        if any(one.dhcp for one in requests):
+        if any(one.words.dhcp for one in requests):
             require()
         if dns or domain or dns_options:
             self.resolver = Resolver(self, dns, domain, dns_options)
@@ -160,12 +180,12 @@ class LwipStack(ConfiguredStack):
             core.watchers = (self._blocking, core.thread)
             core.settle()
         self.dhcp_timeout = seconds
-        leases = self.dhcp_clients
-        leases.hostname, leases.release = name, release
+        self.autoconf.hostname, self.autoconf.release = name, release
+        self.autoconf.probe = probe
         try:
             for one, port in zip(requests, ports, strict=True):
-                if one.dhcp or one.rd:
-                    leases.add(port, dhcp=one.dhcp, rd=one.rd)
+                if one.words:
+                    self.autoconf.add(port, one.words)
             self.wait_for_leases()
         except BaseException:
             self.close()
@@ -287,7 +307,7 @@ class LwipStack(ConfiguredStack):
     def close(self) -> None:
         if self._closed:
             return
-        self.dhcp_clients.close()
+        self.autoconf.close()
         self._closed = True
         leave_children_alone(self._instance.module.lib)
         self._standby.clear()
@@ -312,7 +332,7 @@ class LwipStack(ConfiguredStack):
             self.core.thread.after_fork()
         self._blocking.after_fork()
         self.core.after_fork()
-        self.dhcp_clients.abandon()
+        self.autoconf.abandon()
         for port in self.core.ports:
             port.link.close()
         instances.release(self._instance)

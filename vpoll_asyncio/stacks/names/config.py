@@ -8,7 +8,14 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["ResolvConf", "parse_domains", "parse_options", "parse_servers", "split_server"]
+__all__ = [
+    "ResolvConf",
+    "parse_domains",
+    "parse_options",
+    "parse_servers",
+    "split_server",
+    "told_domains",
+]
 
 _PORT: Final = 53
 _WITH_PORT: Final = re.compile(
@@ -108,6 +115,21 @@ def parse_domains(domain: str | Iterable[str]) -> tuple[str, ...]:
             raise ValueError(f"domain={text!r}: expected the name of a domain, as lab.example")
         if encoded not in found:
             found.append(encoded)
+    return tuple(found)
+
+
+def told_domains(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `names` that are names of domains, each once.
+
+    For what comes over the network and may be anything: what is none is left out.
+    """
+    found: list[str] = []
+    for name in names:
+        try:
+            parsed = parse_domains([name])
+        except ValueError:
+            continue
+        found += [one for one in parsed if one not in found]
     return tuple(found)
 
 
