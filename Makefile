@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 # What the native helpers and pip leave behind stays inside the tree too.
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 
-.PHONY: demo test test-accelerated pytest test-kernel bench docs soak lint types setup tools wheel clean
+.PHONY: demo test test-accelerated pytest test-kernel bench docs soak lint types setup tools dist clean
 
 demo: setup
 	$(BIN)/python -m vpoll_asyncio demo $(ARGS)
@@ -70,9 +70,12 @@ setup:
 tools:
 	@sh .ci/setup "$(PYTHON)" "$(VENV)" tools
 
-wheel: tools
+dist: tools
+	@$(BIN)/python -c 'from importlib.metadata import version as v; v("build"), v("twine")' \
+		2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[release]'
 	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m build --outdir dist .
 
 clean:
 	rm -rf .venv-* .cache build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -62,7 +62,7 @@ def test_info_says_what_looks_names_up(capsys: Printed, monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.metadata, "version", absent)
     cli.main(["info"])
     table = rows(capsys.readouterr().out)["Names"]
-    assert table == {"dnspython": ("no", "pip install vpoll-asyncio[dns]")}
+    assert table == {"dnspython": ("no", "pip install 'vpoll-asyncio[dns]'")}
 
 
 def test_info_says_what_is_missing(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:

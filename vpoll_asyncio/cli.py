@@ -153,7 +153,7 @@ def _info() -> int:
             (
                 "dnspython",
                 "yes" if dnspython else "no",
-                f"dnspython {dnspython}" if dnspython else "pip install vpoll-asyncio[dns]",
+                f"dnspython {dnspython}" if dnspython else "pip install 'vpoll-asyncio[dns]'",
             )
         ],
     )
@@ -164,7 +164,7 @@ def _info() -> int:
             (
                 "dpkt",
                 "yes" if dpkt else "no",
-                f"dpkt {dpkt}" if dpkt else "pip install vpoll-asyncio[dhcp]",
+                f"dpkt {dpkt}" if dpkt else "pip install 'vpoll-asyncio[dhcp]'",
             )
         ],
     )
@@ -176,7 +176,7 @@ def _info() -> int:
             (
                 "uvloop",
                 "yes" if uvloop else "no",
-                f"uvloop {uvloop}" if uvloop else "pip install vpoll-asyncio[uvloop]",
+                f"uvloop {uvloop}" if uvloop else "pip install 'vpoll-asyncio[uvloop]'",
             ),
         ],
     )

@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: Any = parser.parse_args(argv)
     loops = [options.loop] if options.loop else ["asyncio", "uvloop"]
     if not options.loop and importlib.util.find_spec("uvloop") is None:
-        print("uvloop is not installed: pip install vpoll-asyncio[uvloop] shows it there too")
+        print("uvloop is not installed: pip install 'vpoll-asyncio[uvloop]' shows it there too")
         loops.remove("uvloop")
     for loop in loops:
         try:
