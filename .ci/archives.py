@@ -15,6 +15,11 @@ import zipfile
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
+from typing import Any
+
+
+def settings() -> dict[str, Any]:
+    return tomllib.loads(Path("pyproject.toml").read_text())
 
 
 def tracked(*paths: str) -> set[str]:
@@ -43,7 +48,8 @@ def wrong_in_wheel(wheel: Path) -> Iterator[str]:
         [metadata] = (name for name in inside if name.endswith(".dist-info/METADATA"))
         told = email.message_from_bytes(archive.read(metadata))
     folder = metadata.removesuffix("METADATA")
-    ours = tracked("vpoll_asyncio") | {"vpoll_asyncio/_docs/http_server.py"}
+    how = settings()["tool"]["hatch"]["build"]["targets"]["wheel"]
+    ours = tracked(*how["packages"]) | set(how["force-include"].values())
     for path in sorted(ours - inside):
         yield f"{wheel.name} lacks {path}"
     for path in sorted(inside - ours):
@@ -55,7 +61,7 @@ def wrong_in_wheel(wheel: Path) -> Iterator[str]:
 
 
 def wrong_in_metadata(wheel: Path, told: Message) -> Iterator[str]:
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    project = settings()["project"]
     if told["Requires-Python"] is None or set(told["Requires-Python"].split(",")) != set(
         project["requires-python"].split(",")
     ):
