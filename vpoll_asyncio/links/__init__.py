@@ -98,7 +98,7 @@ def open_link(vnl: str, **options: object) -> Link:
         or one of these with a link of ours around it: ``pcap://FILE{slirp://}``,
         `PcapLink`, and ``netem://delay=10ms,loss=2%{slirp://}``, `NetemLink`
     options -- keyword arguments of the link's class (`TapLink`, `TunLink`, `VdeLink`),
-        of the innermost one where they nest: ``mtu``
+        of the innermost one where they nest: ``mtu``, and of `VdeLink` ``timeout``
 
     Raises ValueError for what is no locator and for a scheme that nothing here serves,
     TypeError for an option that the link does not have, and OSError with what is

@@ -19,12 +19,14 @@ from . import hangup, libvdeplug, slirp, slirplog
 from .base import Link, NativePort
 from .limits import ETHERNET_HEADER, FRAME_LOST, check_mtu, closed_error, longest_frame
 from .nesting import parse_nested
+from .patience import OutOfTimeError, in_time
 
 __all__ = ["VdeLink", "scheme_of"]
 
 _BATCH: Final = 64
 _MTU_MAX: Final = 9216
 _PORT_TRIES: Final = 8
+_PATIENCE: Final = 15.0
 
 # The peer of a point-to-point plugin is not there (yet, or any more).
 _PEER_AWAY: Final = frozenset(
@@ -60,6 +62,7 @@ class VdeLink(Link):
         libvdeplug_slirp(1) … have the options
     mtu -- most bytes of IP packet in one frame; None: what the locator says
         (``slirp:///mtu=9000``), else 1500
+    timeout -- seconds that a switch may take to answer, or None
 
     A peer that is away is an unplugged cable: frames are dropped and counted.  When a
     vde_switch, slirp or a command ends, the pollable becomes readable and both directions
@@ -70,19 +73,25 @@ class VdeLink(Link):
     ``vdesl`` make blocking calls and say nothing of full queues: they take every frame, and
     drop without a count what a slow port does not read, or (``cmd``, ``vdesl``) wait until
     the command or the line has taken it.  A ``switch://`` or
-    ``hub://`` answers newcomers in `recv_batch`, so opening ``vde://`` on it blocks
-    until another thread, or its event loop, calls that.
+    ``hub://`` answers newcomers in `recv_batch`, so opening ``vde://`` on it waits
+    until another thread, or its event loop, calls that.  Waiting for a switch can be
+    interrupted (Ctrl-C), and ends after `timeout`.
 
     `close` ends slirp's thread, and waits until a command has ended, which sees the end
     of its input.  After fork(2) the link stays the parent's: a child may only close it.
 
     Raises ValueError for a malformed locator; OSError: ELIBACC without libvdeplug,
     EPROTONOSUPPORT without the plugin (both name the Debian package), EADDRINUSE
-    for a host port that slirp cannot forward, and what the plugin answers.
+    for a host port that slirp cannot forward, ETIMEDOUT for a switch that does not answer,
+    and what the plugin answers.
     """
 
-    def __init__(self, vnl: str, *, mtu: int | None = None) -> None:
+    def __init__(
+        self, vnl: str, *, mtu: int | None = None, timeout: float | None = _PATIENCE
+    ) -> None:
         self._connection = 0
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout {timeout!r}: expected seconds, more than 0, or None")
         self.vnl = vnl
         self.scheme = scheme_of(vnl)
         self.forwards: tuple[slirp.Forward, ...] = ()
@@ -97,7 +106,12 @@ class VdeLink(Link):
         self._longest = longest_frame("ethernet", self.mtu)
         self._library = libvdeplug.load()
         self._buffer = ctypes.create_string_buffer(libvdeplug.BUFFER_SIZE)
-        connection = self._open_slirp(address) if address else self._open(vnl)
+        if address:
+            connection = self._open_slirp(address)
+        elif _asks_a_switch(vnl):
+            connection = self._open_in_time(vnl, timeout)
+        else:
+            connection = self._open(vnl)
         self._pid = os.getpid()
         self._error: OSError | None = None
         self._fd: int = self._library.datafd(connection)
@@ -138,6 +152,17 @@ class VdeLink(Link):
             hint = _FORMS.get(self.scheme)
             text = f"cannot open {vnl}: {error.strerror}" + (f" ({hint})" if hint else "")
             raise OSError(error.errno, text) from error
+
+    def _open_in_time(self, vnl: str, timeout: float | None) -> int:
+        try:
+            return in_time(lambda: self._open(vnl), self._library.close, timeout)
+        except OutOfTimeError:
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"cannot open {vnl}: the switch has not answered for {timeout:g} s: is it stopped "
+                "(state T in ps: kill -CONT goes on with it; vde_switch -d keeps it off the "
+                "terminal)?  A switch:// or hub:// answers while its stack or a thread reads it",
+            ) from None
 
     def _open_slirp(self, address: slirp.SlirpAddress) -> int:
         slirplog.capture()
@@ -308,6 +333,17 @@ def scheme_of(vnl: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", scheme):
         raise ValueError(f"{vnl!r}: {scheme!r} cannot be a scheme")
     return scheme
+
+
+def _asks_a_switch(vnl: str) -> bool:
+    """Return whether a vde_switch, or what is like one, is asked for a port."""
+    try:
+        while scheme_of(vnl) != "cmd" and (nested := parse_nested(vnl)) is not None:
+            vnl = nested.inner
+        return scheme_of(vnl) == "vde"
+    except ValueError:
+        # Only the plugin knows what it means.
+        return False
 
 
 def _check_seqpacket(vnl: str) -> None:
