@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.metadata
+import pydoc
 import re
 import subprocess
 import sys
@@ -112,6 +113,26 @@ def test_wrong_command_line_exits_with_2_and_the_usage(argv: list[str], capsys: 
         cli.main(argv)
     assert exit_.value.code == 2
     assert capsys.readouterr().err.startswith("usage: vpoll-asyncio")
+
+
+@pytest.mark.parametrize("command", ["run", "info", "demo", "build"])
+def test_help_of_a_command_begins_with_its_usage_and_says_what_it_does(
+    command: str, capsys: Printed
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([command, "--help"])
+    assert exit_.value.code == 0
+    usage, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert usage.startswith(f"usage: vpoll-asyncio {command}")
+    assert rest[0].isupper()
+
+
+def test_help_of_the_package_names_what_there_is() -> None:
+    text = pydoc.plain(pydoc.render_doc(vpoll_asyncio))
+    assert text.startswith("Python Library Documentation: package vpoll_asyncio")
+    described = re.findall(r"`([a-zA-Z_]+)`", vpoll_asyncio.__doc__ or "")
+    assert "open_stack" in described
+    assert set(described) <= set(vpoll_asyncio.__all__)
 
 
 @pytest.fixture

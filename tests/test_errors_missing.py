@@ -10,6 +10,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +236,36 @@ def test_where_namespaces_are_forbidden_the_switch_is_named() -> None:
             "see sysctl user.max_net_namespaces",
         ),
     )
+
+
+ADVICE = re.compile(r"install |modprobe|chmod|Debian package|the right to|vpoll-asyncio build")
+
+
+@pytest.mark.needs("lwip", "vde", "userns")
+def test_info_says_what_to_install_for_each_thing_that_is_missing(tmp_path: Path) -> None:
+    library = native._build.find_library("lwip")
+    assert library is not None
+    hidden = [library, mapped("libvdeplug.so.2"), Path("/dev/net")]
+    done = subprocess.run(
+        [
+            *hiding(*(path for path in hidden if path.exists())),
+            *("/usr/bin/env", "PATH=/nonexistent", sys.executable, *NO_EXTRAS),
+            *("-m", "vpoll_asyncio", "info"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    missing_here = dict(re.findall(r"^  (\S+) +no +(.*)", done.stdout, re.MULTILINE))
+    assert {"lwip", "vdestack", "slirp", "tap", "hot", "dnspython", "dpkt", "uvloop"} <= set(
+        missing_here
+    )
+    # Nothing that could be installed brings EFD_VPOLL.
+    missing_here.pop("eventfd", None)
+    assert not {name: why for name, why in missing_here.items() if not ADVICE.search(why)}
 
 
 @pytest.mark.needs("lwip")

@@ -1,4 +1,17 @@
-"""Let asyncio and uvloop treat any user-space protocol object as a file descriptor."""
+"""Let asyncio and uvloop treat any user-space protocol object as a file descriptor.
+
+Where to begin:
+
+- `open_stack` opens a network stack in the process, `run` runs a coroutine on it;
+  ``vpoll-asyncio run --stack CONFIG SCRIPT`` runs a whole program that knows nothing of it.
+- `open_connection`, `start_server` and their like take ``stack=`` on any running loop;
+  `install` lets ``socket.socket()`` make a stack's sockets.
+- `VPoll` is an event of one's own that every poller sees, `wait_events` waits for any event of
+  anything, `UserSocket` is what to derive a socket from and `Stack` what to derive a stack from.
+- `open_link` and the link classes are where a stack's frames go.
+
+``vpoll-asyncio info`` tells what is available here, and what to install for the rest.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -57,13 +57,16 @@ def _own(argv: Sequence[str]) -> int:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", add_help=False, help="run a Python program on a stack")
-    commands.add_parser("info", help="what is available here, and what is missing for the rest")
+    for name, about in (
+        ("info", "what is available here, and what is missing for the rest"),
+        ("build", "compile the native helpers ahead of their first use"),
+    ):
+        commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
     commands.add_parser(
         "demo",
         add_help=False,
         help="an ordinary asyncio HTTP server on a user-space stack, fetched by this host",
     )
-    commands.add_parser("build", help="compile the native helpers ahead of their first use")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "demo":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -201,7 +201,7 @@ def _names(mask: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; return 0, or 1 after printing what failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m vpoll_asyncio demo",
+        prog="vpoll-asyncio demo",
         description="The host's curl is answered by an ordinary asyncio server on a user-space "
         "stack, on each loop in turn.",
     )

@@ -19,7 +19,7 @@ from .nesting import Nested, parse_nested
 from .netem import NetemCounters, NetemLink, parse_netem
 from .packet import PacketLink
 from .pcap import PcapLink, parse_pcap
-from .tap import DEVICE, TapLink, TunLink
+from .tap import DEVICE, DEVICE_HINTS, TapLink, TunLink
 from .vde import VdeLink, scheme_of
 from .wire import WireHub, WireLink, wire_hub, wire_pair
 
@@ -176,7 +176,8 @@ def _tuntap() -> tuple[bool, str]:
     try:
         os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return False, f"{DEVICE}: {error.strerror}"
+        hint = DEVICE_HINTS.get(error.errno or 0)
+        return False, f"{DEVICE}: {error.strerror}" + (f": {hint}" if hint else "")
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         effective = next(
             (int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0

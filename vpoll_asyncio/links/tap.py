@@ -22,9 +22,16 @@ from .base import Medium
 from .fd import FdLink
 from .limits import check_mtu
 
-__all__ = ["DEVICE", "TapLink", "TunLink"]
+__all__ = ["DEVICE", "DEVICE_HINTS", "TapLink", "TunLink"]
 
 DEVICE: Final = "/dev/net/tun"
+
+DEVICE_HINTS: Final = {
+    errno.ENOENT: "the kernel's tun module is missing: modprobe tun",
+    errno.ENODEV: "the kernel's tun module is missing: modprobe tun",
+    errno.EACCES: f"no permission for {DEVICE}: its mode must let this user write (chmod 666)",
+}
+"""What helps, by the number with which `DEVICE` cannot be opened."""
 
 # linux/if_tun.h and linux/sockios.h
 _TUNSETIFF: Final = 0x400454CA
@@ -72,11 +79,9 @@ class _TunTapLink(FdLink):
     def _explain(self, error: OSError, name: str, what: str) -> NoReturn:
         """Raise `error` again, saying what was attempted and what would help."""
         hints = {
-            errno.ENOENT: "the kernel's tun module is missing: modprobe tun",
-            errno.ENODEV: "the kernel's tun module is missing: modprobe tun",
+            **DEVICE_HINTS,
             errno.EPERM: "making an interface needs CAP_NET_ADMIN (root); one that root made "
             "with `ip tuntap add` for this user can be attached to",
-            errno.EACCES: f"no permission for {DEVICE}",
             errno.EBUSY: "another program is attached to it",
             errno.EINVAL: f"an interface of that name exists and is no {self._KIND}",
         }
