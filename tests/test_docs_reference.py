@@ -94,7 +94,7 @@ def keys() -> dict[str, set[str]]:
     found = {}
     for key, _, where in rows(section(page("stack-string.md"), "Keys")):
         named = set(OWN_STACKS) if where == "all" else set(re.findall(r"`(\w+)`", where))
-        found[key.strip("`")] = named
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", key), named)
     return found
 
 
