@@ -51,9 +51,13 @@ def domains(*names: str, lifetime: int = 600) -> bytes:
     return struct.pack("!BBHI", 31, 1 + len(body) // 8, 0, lifetime) + body
 
 
-def message(*options: bytes, lifetime: int = 1800, flags: int = 0, code: int = 0) -> bytes:
+def message(
+    *options: bytes, lifetime: int = 1800, flags: int = 0, code: int = 0, hop_limit: int = 64
+) -> bytes:
     """An advertisement from its ICMPv6 type on, without a checksum."""
-    return struct.pack("!BBHBBHII", 134, code, 0, 64, flags, lifetime, 0, 0) + b"".join(options)
+    return struct.pack("!BBHBBHII", 134, code, 0, hop_limit, flags, lifetime, 0, 0) + b"".join(
+        options
+    )
 
 
 def advertised(
@@ -64,9 +68,10 @@ def advertised(
     flags: int = 0,
     code: int = 0,
     hops: int = 255,
+    hop_limit: int = 64,
     to: str = ALL_NODES,
 ) -> bytes:
     """The frame that a router sends to everybody."""
-    body = message(*options, lifetime=lifetime, flags=flags, code=code)
+    body = message(*options, lifetime=lifetime, flags=flags, code=code, hop_limit=hop_limit)
     packet = ipv6(with_checksum(body, 2, source, to, 58), 58, source, to, hops=hops)
     return ethernet(packet, 0x86DD, dst=b"\x33\x33\0\0\0\1", src=mac or PEER_MAC)

@@ -61,12 +61,26 @@ class Lan(Peer):
         return None
 
     def hear(
-        self, *options: bytes, source: Routed = FIRST, lifetime: int = 1800, flags: int = 0
+        self,
+        *options: bytes,
+        source: Routed = FIRST,
+        lifetime: int = 1800,
+        flags: int = 0,
+        hop_limit: int = 64,
     ) -> None:
         """Let a router advertise, and the time pass in which lwIP looks for duplicates."""
         address, mac = source
         options = (source_address(mac), *options)
-        self.send(advertised(*options, source=address, mac=mac, lifetime=lifetime, flags=flags))
+        self.send(
+            advertised(
+                *options,
+                source=address,
+                mac=mac,
+                lifetime=lifetime,
+                flags=flags,
+                hop_limit=hop_limit,
+            )
+        )
         self.pass_time(3)
 
     def pass_time(self, seconds: float) -> None:
@@ -430,6 +444,46 @@ def test_the_mtu_of_a_router_is_that_of_ipv6_within_bounds(lan: Lan, told: int, 
     lan.hear(prefix("fd00:9::"), mtu(told))
     assert segment_size(lan) == used - 60
     assert lan.stack.mtu == 1500
+
+
+# What is different from Linux.
+
+
+def test_a_fourth_router_and_its_prefixes_are_taken_when_there_is_room(lan: Lan) -> None:
+    for number in range(1, 4):
+        lan.hear(prefix(f"fd00:{number}::"), source=(f"fe80::{number}", ROUTER_MAC), lifetime=60)
+    fourth = ("fe80::4", OTHER_MAC)
+    lan.hear(prefix("fd00:4::"), source=fourth)
+    assert len(lan.learned) == 3
+    assert len(lan.stack.routers["vde0"]) == 4
+    lan.pass_time(60)
+    lan.hear(prefix("fd00:4::"), source=fourth)
+    assert len(lan.learned) == 4
+    lan.neighbours = {"fe80::4": OTHER_MAC}
+    assert lan.way() == OTHER_MAC
+
+
+def test_a_prefix_of_neighbours_of_another_length_is_ignored(lan: Lan) -> None:
+    lan.hear(prefix("fd00:9::"), prefix("fd00:a::", bits=48, flags=0x80))
+    assert lan.way("fd00:a:0:1::77") == ROUTER_MAC
+
+
+def test_the_hop_limit_of_a_router_is_shown_only(lan: Lan) -> None:
+    lan.hear(prefix("fd00:9::"), hop_limit=7)
+    (router,) = lan.stack.routers["vde0"]
+    assert router.advertisement.hop_limit == 7
+    with lan.stack.socket(socket.AF_INET6) as sock:
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) == 64
+
+
+def test_a_malformed_message_of_discovery_does_not_reach_raw_sockets(lan: Lan) -> None:
+    sock = lan.keep(lan.stack.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))
+    lan.send(advertised(b"\xfa\0" + bytes(6)), advertised(mtu(1400)))
+    got = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            got.append(sock.recv(1000))
+    assert [one[16:] for one in got if one[0] == 134] == [mtu(1400)]
 
 
 # Waiting.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -13,58 +11,21 @@ from typing import Any
 import pytest
 
 import vpoll_asyncio as va
-from dnsmasq import dnsmasq
-from processes import Command
+from lwip_dhcp_lab import Lab
 from run_helpers import run
 from transport_helpers import LOOPS, LoopFactory
 from vpoll_asyncio.stacks.draining import until
 from vpoll_asyncio.stacks.lwip import LwipStack
-from vpoll_asyncio.stacks.vdestack import VdeStack
 
 pytestmark = pytest.mark.needs("lwip", "dpkt")
 
 SERVED = pytest.mark.needs("dnsmasq", "vdestack")
-WIRES = itertools.count()
-
-OPTIONS = (
-    "--no-ping",
-    "--dhcp-authoritative",
-    "--dhcp-leasefile=/dev/null",
-    "--domain=lab.example",
-    "--dhcp-option=option:dns-server,10.9.0.53",
-    "--dhcp-option=option:mtu,1400",
-    "--dhcp-option=option:domain-search,lab.example,more.lab.example",
-)
-RANGE = "--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,120"
-
-
-class Lab:
-    """A wire with a host on it that can have a server."""
-
-    def __init__(self, stacks: contextlib.ExitStack) -> None:
-        self._stacks = stacks
-        self.vnl = f"wire://dhcp{next(WIRES)}"
-        host = stacks.enter_context(va.open_stack("vdestack", vnl=self.vnl, ip="10.9.0.53/24"))
-        assert isinstance(host, VdeStack)
-        self.host = host
-
-    def serve(self, *options: str) -> contextlib.AbstractContextManager[Command]:
-        """Run dnsmasq, with a range of addresses unless `options` have one."""
-        ranges = () if any("dhcp-range" in option for option in options) else (RANGE,)
-        return dnsmasq(self.host, *OPTIONS, *ranges, *options)
-
-    def open(self, **options: Any) -> LwipStack:
-        """Open an lwIP stack on the wire."""
-        stack = va.open_stack("lwip", vnl=self.vnl, **{"dhcp": True, **options})
-        assert isinstance(stack, LwipStack)
-        self._stacks.enter_context(stack)
-        return stack
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with contextlib.ExitStack() as stacks:
-        yield Lab(stacks)
+    with Lab() as opened:
+        yield opened
 
 
 def routes(stack: LwipStack) -> list[str]:

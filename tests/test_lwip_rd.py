@@ -72,6 +72,20 @@ def test_a_prefix_gives_an_address_that_connections_come_from(
             assert client.getsockname()[0] == ADDRESS.partition("/")[0]
 
 
+@pytest.mark.needs("slirp")
+def test_slirp_is_a_router_that_connections_go_through() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        va.open_stack(f"stack=lwip,vnl=slirp://,mac={MAC},rd") as stack,
+        stack.socket(socket.AF_INET6) as client,
+    ):
+        assert stack.addresses == ["fd00::ff:fe00:1/64"]
+        client.settimeout(60)
+        # slirp's fd00::2 is the host's loopback, ::1.
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(("fd00::2", listener.getsockname()[1]))
+
+
 @SERVED
 async def test_a_loop_waits_for_routers_and_dhcp_at_once(router: tuple[str, VdeStack]) -> None:
     with va.open_stack("lwip", vnl=router[0], mac=MAC, rd=True, dhcp=True) as stack:

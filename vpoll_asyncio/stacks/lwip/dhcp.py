@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 # Messages that are read before others get their turn.
 _BATCH: Final = 32
 _LARGEST: Final = 4096
+# Seconds between two looks whether somebody has an address.
+_LOOK: Final = 0.05
 _EVERYBODY: Final = "255.255.255.255"
 
 
@@ -159,7 +161,14 @@ class DhcpClient:
                 self._timers.set(self._work, now)
                 return
             self._do(client.tick(self._timers.now()))
-            self._timers.set(self._work, client.deadline)
+            self._timers.set(self._work, self._next_look())
+
+    def _next_look(self) -> float:
+        deadline = self.client.deadline
+        if self.client.state is State.CHECKING:
+            # Nobody tells when somebody objects.
+            deadline = min(deadline, self._timers.now() + _LOOK)
+        return deadline
 
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
@@ -201,7 +210,7 @@ class DhcpClient:
             if self._sock.vpoll.closed:
                 return
             self._do(self.client.reboot(self._timers.now()))
-            self._timers.set(self._work, self.client.deadline)
+            self._timers.set(self._work, self._next_look())
         self._core.settle()
 
     def release(self) -> bool:
