@@ -75,8 +75,7 @@ EXCEPTIONS: Final = [
     Except(
         "test_socket",
         "GeneralModuleTests.testCloseException GeneralModuleTests.test_socket_close "
-        "GeneralModuleTests.test_repr GeneralModuleTests.test__sendfile_use_sendfile "
-        "NonBlockingTCPTests.testSetBlocking NonblockConstantTest.test_SOCK_NONBLOCK",
+        "GeneralModuleTests.test_repr GeneralModuleTests.test__sendfile_use_sendfile",
         _SIGNALS,
     ),
     Except(
@@ -94,12 +93,6 @@ EXCEPTIONS: Final = [
         "PurePythonSocketPairTest.test_injected_authentication_failure",
         "looks at the inside of the socket module",
         since=(3, 13),
-    ),
-    Except(
-        "test_socket",
-        "NonBlockingTCPTests.testSetBlocking_overflow",
-        _SIGNALS,
-        before=(3, 12),
     ),
     Except(
         "test_socket",

@@ -270,3 +270,24 @@ def test_default_policy_makes_its_loops_with_the_factory_that_is_set() -> None:
     assert made == [loop]
     with asyncio.Runner() as runner:
         assert runner.get_loop() not in made
+
+
+def test_sock_connect_asks_for_the_protocol_in_the_frame_that_has_the_address(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    asked: list[object] = []
+
+    class Asked(socket.socket):
+        @property
+        def proto(self) -> int:
+            asked.append(_asyncio.address_to_look_up(sys._getframe(1)))
+            raise OSError("enough seen")
+
+    with Asked() as sock:
+        sock.setblocking(False)
+        with pytest.raises(OSError, match="enough seen"):
+            loop.run_until_complete(loop.sock_connect(sock, ("name.invalid", 80)))
+        assert asked == [("name.invalid", 80)]
+        with pytest.raises(OSError, match="enough seen"):
+            assert sock.proto
+        assert asked[1:] == [None]

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"relay", "selector"},
             {"watch"},
             {"advice", "descriptors", "libvpoll", "sockaddr"},
-            {"sockhooks"},
+            {"lookups", "sockhooks"},
             {"delegated", "signalling", "tlschannel"},
             {"sockettransfer"},
             {"sockets"},

@@ -263,7 +263,8 @@ def test_kernel_socket_given_to_a_loop_with_a_stack_goes_to_the_kernel(loop: Loo
             with accepted:
                 accepted.send(b"hello")
             client.setblocking(False)
-            reader, writer = await asyncio.open_connection(sock=client)
+            with pytest.warns(RuntimeWarning, match="a socket of the host"):
+                reader, writer = await asyncio.open_connection(sock=client)
             answer = await reader.read()
             writer.close()
             await writer.wait_closed()
@@ -323,7 +324,8 @@ def test_sock_methods_take_both_kinds(loop: Loop, stack: Stack) -> None:
             talk(socket.create_server(("127.0.0.1", 0)), socket.socket()),
         )
 
-    loop.run_until_complete(main())
+    with pytest.warns(RuntimeWarning, match="a socket of the host"):
+        loop.run_until_complete(main())
 
 
 def test_call_that_is_cancelled_before_it_begins_leaves_nothing(loop: Loop, stack: Stack) -> None:
@@ -502,7 +504,8 @@ def test_names_for_a_kernel_socket_are_the_kernels(loop: Loop, names: list[str])
             with pytest.raises(socket.gaierror):
                 await loop.sock_connect(client, ("no-such-host.invalid", 80))
 
-    loop.run_until_complete(main())
+    with pytest.warns(RuntimeWarning, match="a socket of the host"):
+        loop.run_until_complete(main())
     assert names == []
 
 

@@ -9,10 +9,18 @@ import asyncio
 import ssl
 import subprocess
 import sys
-from asyncio import base_events, constants, format_helpers, sslproto, transports, unix_events
+from asyncio import (
+    base_events,
+    constants,
+    format_helpers,
+    selector_events,
+    sslproto,
+    transports,
+    unix_events,
+)
 from collections import deque
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import IO, Any, Final
 
 # These callers of fileno() would do harm with a descriptor that only signals: os.sendfile
@@ -25,6 +33,14 @@ SSL_CALLER: Final[CodeType] = ssl.SSLSocket._create.__func__.__code__  # type: i
 CHILD_CALLER: Final[CodeType] = subprocess.Popen._get_handles.__code__  # type: ignore[attr-defined]
 READ_PIPE_CALLER: Final[CodeType] = unix_events._UnixReadPipeTransport.__init__.__code__  # type: ignore[attr-defined]
 WRITE_PIPE_CALLER: Final[CodeType] = unix_events._UnixWritePipeTransport.__init__.__code__  # type: ignore[attr-defined]
+
+# It asks a socket for its protocol, and then the host for the name that it was given.
+_SOCK_CONNECT: Final[CodeType] = selector_events.BaseSelectorEventLoop.sock_connect.__code__
+
+
+def address_to_look_up(caller: FrameType) -> Any:
+    """Return what asyncio's ``sock_connect`` was given, if `caller` is that; else None."""
+    return caller.f_locals.get("address") if caller.f_code is _SOCK_CONNECT else None
 
 
 def encode_hostname(context: ssl.SSLContext, server_hostname: str | None) -> str | None:

@@ -149,16 +149,26 @@ def _send_fds(
 _kernel_sendmsg: Final = KernelSocket.sendmsg
 
 
+def _passed(item: Any) -> Iterable[int]:
+    """Return the descriptors in a control message, none in what is no control message."""
+    passed = array.array("i")
+    try:
+        level, kind, data = item
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            given = bytes(memoryview(data))
+            passed.frombytes(given[: len(given) - len(given) % passed.itemsize])
+    except (TypeError, ValueError):
+        # The kernel's own function says what is wrong with it.
+        pass
+    return passed
+
+
 def _sendmsg(self: socket.socket, buffers: Any, ancdata: Any = (), *where: Any) -> int:
     if ancdata and EXISTING:
         ancdata = list(ancdata)
-        for level, kind, data in ancdata:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                passed = array.array("i")
-                size = memoryview(data).nbytes
-                passed.frombytes(bytes(data)[: size - size % passed.itemsize])
-                for fd in passed:
-                    refuse(fd, "sendmsg() of SCM_RIGHTS", _STAYS)
+        for item in ancdata:
+            for fd in _passed(item):
+                refuse(fd, "sendmsg() of SCM_RIGHTS", _STAYS)
     return _kernel_sendmsg(self, buffers, ancdata, *where)
 
 

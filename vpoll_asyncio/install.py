@@ -21,6 +21,7 @@ from typing import Any, Final
 from .descriptorcalls import ON_DESCRIPTORS
 from .guards import GUARDED, socket_of_descriptor
 from .kernel import KernelSocket
+from .lookups import StackProtocol, asks_stacks
 from .stacks.base import AddrInfo, Stack
 from .stacks.current import current_stack
 from .stacks.host import is_host
@@ -99,6 +100,7 @@ _kernel: Final[dict[str, Callable[..., Any]]] = {
 }
 
 
+@asks_stacks
 def _getaddrinfo(
     host: str | bytes | None,
     port: str | bytes | int | None,
@@ -107,7 +109,7 @@ def _getaddrinfo(
     proto: int = 0,
     flags: int = 0,
 ) -> list[AddrInfo]:
-    stack = _other_stack()
+    stack = proto.stack if isinstance(proto, StackProtocol) else _other_stack()
     if stack is None:
         found: list[AddrInfo] = _kernel["getaddrinfo"](host, port, family, type, proto, flags)
         return found
@@ -205,7 +207,8 @@ def install() -> Iterator[None]:
 
     `socket.getaddrinfo` and `socket.if_nameindex`, and their like, are covered, too.  Stock
     asyncio loops call the first in an executor, which sees the process default rather than
-    the context's stack; stock uvloop makes sockets and resolves names without the module,
+    the context's stack, but the socket's own for `asyncio.loop.sock_connect`; stock uvloop
+    makes sockets and resolves names without the module,
     so it is not covered: the loops of this package are.
 
     `ssl.SSLContext.wrap_socket` takes user sockets, and a descriptor of one, or a duplicate

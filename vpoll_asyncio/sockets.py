@@ -32,6 +32,7 @@ from .advice import explain_bind, explain_connect
 from .delegated import SHARED, DelegatedHooks, Description
 from .ending import ending, unclosed
 from .events import ERR, HUP, IN, OUT, RDHUP, RDNORM, WRNORM
+from .lookups import protocol_for
 from .relay import is_uvloop
 from .sockaddr import Address
 from .sockettransfer import SocketTransfers, check_c_int
@@ -145,8 +146,12 @@ class UserSocket(SocketTransfers):
 
     @property
     def proto(self) -> int:
-        """The protocol number as it was asked for."""
-        return self._proto
+        """The protocol number as it was asked for.
+
+        Raises OSError (ENOTSUP) where a stock asyncio loop's ``sock_connect`` asks, without
+        `install`, and would look a name up on the host instead of on the socket's stack.
+        """
+        return protocol_for(sys._getframe(1), self._proto, self.stack)
 
     @property
     def timeout(self) -> float | None:

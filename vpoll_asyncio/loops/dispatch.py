@@ -11,6 +11,7 @@ import abc
 import asyncio
 import contextlib
 import socket
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from ..selector import vpoll_of
 from ..sockets import UserSocket
 from ..stacks.base import Stack
 from ..stacks.current import current_stack
-from ..stacks.host import host_stack, is_host
+from ..stacks.host import host_is_meant, host_stack, is_host
 from ..stacks.kernelsocket import stack_of_socket
 from ..transports import sockops
 from ..vpoll import VPoll
@@ -40,6 +41,26 @@ else:
 def _is_ours(transport: object) -> bool:
     return isinstance(transport, asyncio.BaseTransport) and isinstance(
         transport.get_extra_info("socket"), transports.SocketView
+    )
+
+
+def _warn_of_host(call: str, sock: object) -> None:
+    """Warn where a plain kernel socket is used and the current stack is another's.
+
+    Such a program has the sockets of its stack in mind, and its data go to the real network.
+    """
+    if not isinstance(sock, socket.socket) or stack_of_socket(sock) is not None:
+        return
+    stack = current_stack()
+    if is_host(stack) or not stack.claims(sock.family) or host_is_meant():
+        return
+    warnings.warn(
+        f"{call}() got a socket of the host, and the current stack is {stack.name}: its data go "
+        "through the host's network. Make it with the stack's socket(), or under "
+        "vpoll_asyncio.install(); if the host is meant, call this within "
+        "open_stack('host').activate()",
+        RuntimeWarning,
+        stacklevel=3,
     )
 
 
@@ -232,9 +253,13 @@ class DispatchMixin(_Base):
         sock: socket.socket | None = None,
         **options: Any,
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-        """Connect on the current stack, or take over `sock`, a user socket or a kernel's."""
+        """Connect on the current stack, or take over `sock`, a user socket or a kernel's.
+
+        A socket of the host is a RuntimeWarning where the current stack is another.
+        """
         stack = self._stack_of(sock)
         if stack is None:
+            _warn_of_host("create_connection", sock)
             return await super().create_connection(
                 protocol_factory, host, port, sock=sock, **options
             )
@@ -273,9 +298,13 @@ class DispatchMixin(_Base):
         sock: socket.socket | None = None,
         **options: Any,
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-        """Make a datagram endpoint on the current stack, or take over `sock`."""
+        """Make a datagram endpoint on the current stack, or take over `sock`.
+
+        A socket of the host is a RuntimeWarning where the current stack is another.
+        """
         stack = self._stack_of(sock, family)
         if stack is None:
+            _warn_of_host("create_datagram_endpoint", sock)
             return await super().create_datagram_endpoint(
                 protocol_factory, local_addr, remote_addr, family=family, sock=sock, **options
             )
@@ -409,10 +438,14 @@ class DispatchMixin(_Base):
         return await super().sock_sendto(sock, data, await self._numeric(stack, sock, address))
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Connect `sock`; a name in `address` is resolved by the socket's own stack."""
+        """Connect `sock`; a name in `address` is resolved by the socket's own stack.
+
+        A socket of the host is a RuntimeWarning where the current stack is another.
+        """
         if isinstance(sock, UserSocket):
             await sockops.sock_connect(self, sock, address)
             return
+        _warn_of_host("sock_connect", sock)
         stack = stack_of_socket(sock)
         if stack is not None:
             address = await self._numeric(stack, sock, address)

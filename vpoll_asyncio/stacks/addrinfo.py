@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from ..sockaddr import AddrInfo, numeric_answer
 from .names import Addresses
 
-__all__ = ["Question", "ask", "localhost"]
+__all__ = ["Question", "ask", "localhost", "loopback_name"]
 
 _ADDRCONFIG: Final = int(socket.AI_ADDRCONFIG)
 _CANONNAME: Final = int(socket.AI_CANONNAME)
@@ -38,6 +38,15 @@ def localhost(host: str, family: int) -> Addresses | None:
         return None
     both = ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1"))
     return Addresses([address for domain, address in both if family in (0, domain)])
+
+
+def loopback_name(address: str) -> Addresses | None:
+    """Return the numeric loopback address with its name, None for another address.
+
+    It is what hosts(5) has on every machine and nss-myhostname(8) makes up: ``127.0.0.1`` and
+    ``::1`` alone are ``localhost``.
+    """
+    return Addresses([address], "localhost") if address in ("127.0.0.1", "::1") else None
 
 
 class Question(NamedTuple):

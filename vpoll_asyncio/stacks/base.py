@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from ..sockaddr import AddrInfo
 from ..vpoll import VPoll
-from .addrinfo import Question, ask, localhost
+from .addrinfo import Question, ask, localhost, loopback_name
 from .names import Addresses, Resolver
 
 __all__ = ["AddrInfo", "Addresses", "Stack", "StackInfo", "activated", "attach"]
@@ -271,7 +271,8 @@ class Stack(abc.ABC):
     def reverse(self, address: str) -> Addresses:
         """Return `address` with the name that it has; may wait, driving the stack.
 
-        By default `resolver` is asked.  Raises `socket.gaierror`: EAI_NONAME when it has
+        Not asked for ``127.0.0.1`` and ``::1``, which are ``localhost``.  By default
+        `resolver` is asked.  Raises `socket.gaierror`: EAI_NONAME when it has
         none, EAI_AGAIN when nobody answers.
         """
         if self.resolver is None:
@@ -296,6 +297,8 @@ class Stack(abc.ABC):
         host, service = _numeric_names(sockaddr, flags)
         if not self._has_names(host, flags):
             return host, service
+        if (known := loopback_name(host)) is not None:
+            return known.canonname, service
         try:
             return self._short(self.reverse(host).canonname, flags), service
         except socket.gaierror as exc:
@@ -311,6 +314,8 @@ class Stack(abc.ABC):
         host, service = _numeric_names(sockaddr, flags)
         if not self._has_names(host, flags):
             return host, service
+        if (known := loopback_name(host)) is not None:
+            return known.canonname, service
         try:
             return self._short((await self.areverse(host)).canonname, flags), service
         except socket.gaierror as exc:
@@ -327,6 +332,8 @@ class Stack(abc.ABC):
                     f"{host!r}: NI_NUMERICHOST and NI_NAMEREQD exclude each other",
                 )
             return False
+        if loopback_name(host) is not None:
+            return True
         nobody = self.resolver is None and not _overridden(self.reverse, Stack.reverse)
         return bool(flags & socket.NI_NAMEREQD) or not nobody
 
@@ -360,7 +367,7 @@ class Stack(abc.ABC):
         """
         address = str(self.getaddrinfo(host, None, 0, socket.SOCK_STREAM)[0][4][0])
         try:
-            found = self.reverse(address)
+            found = loopback_name(address) or self.reverse(address)
         except socket.gaierror as exc:
             again = exc.errno == socket.EAI_AGAIN
             # <netdb.h>: HOST_NOT_FOUND and TRY_AGAIN.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final, NoReturn
 
 from ..kernel import KernelSocket
 from .base import AddrInfo, Stack
 
-__all__ = ["HostStack", "host_stack", "is_host"]
+__all__ = ["HostStack", "host_is_meant", "host_stack", "is_host", "meaning_host"]
 
 # Taken before `install` replaces the names in the socket module.
 _kernel_getaddrinfo: Final = socket.getaddrinfo
@@ -88,6 +90,28 @@ class HostStack(Stack):
 
 
 _host: Final = HostStack()
+
+_meant: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar(
+    "vpoll_asyncio.host_meant", default=False
+)
+
+
+@contextlib.contextmanager
+def meaning_host() -> Iterator[None]:
+    """Let no loop wonder at a kernel socket: whoever made it has named the host's stack.
+
+    It says nothing about the current stack, as `Stack.activate` does.
+    """
+    token = _meant.set(True)
+    try:
+        yield
+    finally:
+        _meant.reset(token)
+
+
+def host_is_meant() -> bool:
+    """Return whether `meaning_host` is in force in this context."""
+    return _meant.get()
 
 
 def host_stack() -> HostStack:

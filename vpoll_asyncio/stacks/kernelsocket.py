@@ -7,8 +7,10 @@ that names in addresses are the stack's to resolve, never the host's.
 from __future__ import annotations
 
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ..lookups import protocol_for
 from ..sockaddr import numeric_address
 
 if TYPE_CHECKING:
@@ -43,6 +45,19 @@ class StackSocket(socket.socket):
         self = cls(family, type, proto, fileno=fd)
         self.stack = stack
         return self
+
+    @property
+    def proto(self) -> int:
+        """The protocol number.
+
+        Raises OSError (ENOTSUP) where a stock asyncio loop's ``sock_connect`` asks, without
+        `install`, and would look a name up on the host instead of on the stack.
+        """
+        # None while `socket.socket.dup` makes another of the class.
+        stack: Stack | None = getattr(self, "stack", None)
+        if stack is None or self.family not in _INTERNET:
+            return super().proto
+        return protocol_for(sys._getframe(1), super().proto, stack)
 
     def _numeric(self, address: Any, caller: str) -> Any:
         if self.family not in _INTERNET:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from ..advice import copy_notes, explain_bind, explain_connect
 from ..events import ERR, HUP, OUT
 from ..stacks.base import AddrInfo, Stack
+from ..stacks.host import meaning_host
 from .alive import attach
 from .base import logger
 from .errors import user_socket
@@ -88,7 +89,8 @@ async def _connect_one(
         if local_infos is not None:
             _bind_local(stack, sock, local_infos, own)
         if stack.kernel:
-            await loop.sock_connect(sock, address)
+            with meaning_host():
+                await loop.sock_connect(sock, address)
             return sock
         sock = user_socket(sock)
         # The stack's own answer is numeric, and an IPv4 one as sockets take it.

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from ..events import RDHUP
 from ..sockets import UserSocket
 from ..stacks.base import Stack
+from ..stacks.host import meaning_host
 from .alive import attach
 from .base import SocketTransport, logger
 from .errors import RETRY, stack_down, user_socket
@@ -228,7 +229,8 @@ async def _endpoint_socket(
             sock.bind(local)
         if remote is not None and not allow_broadcast:
             if stack.kernel:
-                await loop.sock_connect(sock, remote)
+                with meaning_host():
+                    await loop.sock_connect(sock, remote)
             else:
                 await sock_connect(loop, user_socket(sock), remote)
     except BaseException:

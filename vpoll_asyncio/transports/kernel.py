@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from ..stacks.base import Stack
+from ..stacks.host import meaning_host
 
 __all__ = ["ServerGroup", "carry_connection", "carry_endpoint", "serve"]
 
@@ -32,7 +33,8 @@ async def carry_connection(
     """
     create: Any = loop.create_connection
     try:
-        transport, protocol = await create(protocol_factory, sock=sock, **options)
+        with meaning_host():
+            transport, protocol = await create(protocol_factory, sock=sock, **options)
     except BaseException:
         sock.close()
         raise
@@ -195,10 +197,12 @@ async def carry_endpoint(
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(sock.close)
         if address is None:
-            transport, protocol = await create(protocol_factory, sock=sock)
+            with meaning_host():
+                transport, protocol = await create(protocol_factory, sock=sock)
         else:
             introduction = _Introduction(protocol_factory(), address)
-            await create(lambda: introduction, sock=sock)
+            with meaning_host():
+                await create(lambda: introduction, sock=sock)
             transport, protocol = introduction.transport, introduction.protocol
         on_failure.pop_all()
     return transport, protocol
