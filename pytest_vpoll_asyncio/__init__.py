@@ -91,6 +91,16 @@ def _scope(config: pytest.Config) -> str:
     return str(text)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Have what the suite takes from the socket module follow the stack of ``--vpoll-stack``."""
+    given = early_config.known_args_namespace.vpoll_stack
+    if given or early_config.getini("vpoll_stack"):
+        from vpoll_asyncio.testing import pytest_plugin
+
+        pytest_plugin.install_early(early_config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options' values, and have every test obey those that are given.
 

@@ -17,6 +17,7 @@ from ourloops import OURS, LoopFactory
 from vpoll_asyncio.install import installed
 from vpoll_asyncio.kernel import KernelSocket
 from vpoll_asyncio.stacks.current import default_stack
+from vpoll_asyncio.stacks.memory import ManualClock
 from vpoll_asyncio.testing import Network
 
 Result = TypeVar("Result")
@@ -381,6 +382,104 @@ def test_host_of_a_closed_network_is_refused() -> None:
         network.host("late")
     with pytest.raises(RuntimeError, match="once"):
         network.__enter__()
+
+
+# What happens on the way.
+
+
+def advancing(network: Network) -> ManualClock:
+    """The network's time from now on: it passes when the test says so."""
+    network.conditions.clock = clock = ManualClock()
+    return clock
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["names", "hosts"])
+def test_delay_holds_between_the_two_hosts(network: Network, by_name: bool) -> None:
+    names = ["server", "near", "far"]
+    server, near, far = hosts = [network.host(name) for name in names]
+    network.set_path(*(names[::2] if by_name else hosts[::2]), delay="20ms")
+    clock = advancing(network)
+    with server.activate(), socket.create_server(("", 80)) as listener:
+        listener.setblocking(False)
+        with near.activate():
+            socket.create_connection(("server", 80)).close()
+        listener.accept()[0].close()
+        with far.activate(), socket.socket() as sock:
+            sock.setblocking(False)
+            sock.connect_ex(("server", 80))
+            clock.advance(0.05)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+            clock.advance(0.02)
+            listener.accept()[0].close()
+
+
+def test_one_way_may_be_worse_than_the_other(network: Network) -> None:
+    here, there = network.host("here"), network.host("there")
+    network.set_path("here", "there", delay="20ms", both=False)
+    assert network.conditions.path(here, there).delay == 0.02
+    assert network.conditions.path(there, here).delay == 0
+
+
+def test_every_path_has_the_conditions_that_are_set_for_all(
+    network: Network, run: Run[Any]
+) -> None:
+    network.set_path(loss="20%", delay="1ms")
+    server, client = network.host("server"), network.host("client")
+
+    async def main() -> bytes:
+        async with serving(server):
+            with client.activate():
+                return await ask("server")
+
+    assert run(main()).startswith(b"who?")
+
+
+@pytest.mark.parametrize("groups", [("server",), ("server", "client"), (["server"], ["client"])])
+def test_partition_keeps_everything_back_until_it_heals(network: Network, groups: Any) -> None:
+    server, client = network.host("server"), network.host("client")
+    clock = advancing(network)
+    with server.activate():
+        receiver = socket.socket(type=socket.SOCK_DGRAM)
+        receiver.bind(("", 53))
+        receiver.setblocking(False)
+    with client.activate(), socket.socket(type=socket.SOCK_DGRAM) as sender, receiver:
+        network.partition(*groups)
+        sender.sendto(b"lost", ("server", 53))
+        clock.advance(1)
+        network.heal()
+        sender.sendto(b"arrives", ("server", 53))
+        assert receiver.recv(100) == b"arrives"
+
+
+def test_same_seed_loses_the_same_datagrams() -> None:
+    def arrived(seed: int) -> list[bytes]:
+        with Network(seed=seed) as network:
+            server, client = network.host("server"), network.host("client")
+            network.set_path(server, client, loss="50%")
+            clock = advancing(network)
+            with server.activate(), socket.socket(type=socket.SOCK_DGRAM) as receiver:
+                receiver.bind(("", 53))
+                receiver.setblocking(False)
+                with client.activate(), socket.socket(type=socket.SOCK_DGRAM) as sender:
+                    for number in range(40):
+                        sender.sendto(bytes([number]), ("server", 53))
+                clock.advance(0)
+                lost = network.conditions.counters(client, server).lost
+                assert 0 < lost < 40
+                return [receiver.recv(1) for _ in range(40 - lost)]
+
+    first, again, other = arrived(1), arrived(1), arrived(2)
+    assert first == again != other
+
+
+def test_condition_that_is_none_says_what_is_expected(network: Network) -> None:
+    with pytest.raises(ValueError, match="loss"):
+        network.set_path(loss="many")
+    with pytest.raises(KeyError, match="no host 'client'"):
+        network.set_path("client", None)
+    with pytest.raises(KeyError, match="no host 'client'"):
+        network.partition(["client"])
 
 
 @pytest.mark.parametrize("seed", ["7", 1.5, True])

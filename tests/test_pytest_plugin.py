@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parent.parent
+CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
 
 PLAIN = """
 import asyncio
@@ -67,6 +69,8 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     """A place for another suite, which runs with the plugin."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # Else lwIP's shim would be compiled anew: the place has a home of its own.
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
     pytester.makeini(
         """
         [pytest]
@@ -297,6 +301,28 @@ def test_longer_fixtures_share_a_stack_of_their_scope(suite: pytest.Pytester, sc
     refused = run(suite, *options)
     refused.assert_outcomes(errors=2)
     refused.stdout.fnmatch_lines(["*--vpoll-stack-scope session*"])
+
+
+def test_what_a_suite_imports_from_the_socket_module_is_the_stacks(suite: pytest.Pytester) -> None:
+    program = "from socket import create_server, getaddrinfo, socket"
+    suite.makeconftest(program)
+    suite.makepyfile(
+        program
+        + """
+import conftest
+
+def test_sockets():
+    with socket() as mine, conftest.socket() as the_confs:
+        assert mine.stack is the_confs.stack
+
+def test_names():
+    try:
+        conftest.getaddrinfo("name.invalid", 80)
+    except OSError as error:
+        assert "on the memory stack" in str(error)
+"""
+    )
+    run(suite, "--vpoll-stack", "memory").assert_outcomes(passed=2)
 
 
 def test_each_test_has_a_stack_of_its_own(suite: pytest.Pytester) -> None:

@@ -20,6 +20,9 @@ _ADDRCONFIG: Final = int(socket.AI_ADDRCONFIG)
 _CANONNAME: Final = int(socket.AI_CANONNAME)
 _V4MAPPED: Final = int(socket.AI_V4MAPPED)
 _ALL: Final = int(socket.AI_ALL)
+_PASSIVE: Final = int(socket.AI_PASSIVE)
+_INET: Final = int(socket.AF_INET)
+_INET6: Final = int(socket.AF_INET6)
 _NUMERICHOST: Final = int(socket.AI_NUMERICHOST)
 
 # Taken before anybody replaces it: a stack's parsing never depends on another stack.
@@ -29,7 +32,16 @@ _kernel_getaddrinfo = socket.getaddrinfo
 def _numeric(
     host: str | None, port: Any, family: int, type: int, proto: int, flags: int
 ) -> list[AddrInfo]:
-    return list(_kernel_getaddrinfo(host, port, family, type, proto, flags | _NUMERICHOST))
+    families: tuple[int, ...] = (family,)
+    if host is None and not family:
+        # Two addresses, which getaddrinfo(3) would put into an order (RFC 6724) by asking the
+        # kernel's routes through sockets.  This is the order that they have with both families.
+        families = (_INET, _INET6) if flags & _PASSIVE else (_INET6, _INET)
+    return [
+        info
+        for each in families
+        for info in _kernel_getaddrinfo(host, port, each, type, proto, flags | _NUMERICHOST)
+    ]
 
 
 def localhost(host: str, family: int) -> Addresses | None:

@@ -5,14 +5,16 @@ pytest is told of them by `pytest_vpoll_asyncio`, which alone it imports with ev
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from ..install import install
 from ..loops import new_event_loop
-from ..program.loops import loops_made_ours
+from ..program.loops import loops_made_ours, uvloop_module
 from ..stacks import Stack, open_stack
 from .choices import (
     StackChoice,
@@ -28,7 +30,7 @@ from .hermetic import RefusingStack, isolated
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["factory", "obey", "on_loop", "on_stack", "parametrize", "with_backend"]
+__all__ = ["factory", "install_early", "obey", "on_loop", "on_stack", "parametrize", "with_backend"]
 
 _BACKENDS: Final = pytest.StashKey[list[str]]()
 _LOOPS: Final = pytest.StashKey[list[str]]()
@@ -37,6 +39,19 @@ _SCOPE: Final = pytest.StashKey[Any]()
 
 # By this name pytest-asyncio parametrises a test with what its hook returned.
 _OF_PYTEST_ASYNCIO: Final = "_asyncio_loop_factory"
+
+
+def install_early(config: pytest.Config) -> None:
+    """Put `install` in force until the run ends.
+
+    What conftest.py, the tests and the project that they test take from the socket module
+    when they are imported is then what dispatches on the current stack.
+    """
+    steps = contextlib.ExitStack()
+    # It imports uvloop, which takes the kernel's names.
+    uvloop_module()
+    steps.enter_context(install())
+    config.add_cleanup(steps.close)
 
 
 def obey(config: pytest.Config, chosen: dict[str, list[str]], scope: str) -> None:

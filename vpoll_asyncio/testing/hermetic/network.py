@@ -6,15 +6,19 @@ import contextlib
 import ipaddress
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
-from ...stacks.memory import MemoryStack
+from ...stacks.memory import MemoryNetwork, MemoryStack
+from ...stacks.memory.network import network
 from .isolation import isolated
 from .refusal import RefusingStack
 
-__all__ = ["Network"]
+__all__ = ["HostOrName", "Network"]
+
+HostOrName = MemoryStack | str
+"""A host of a `Network`, or its name."""
 
 _NUMBERS: Final = itertools.count(1)
 _PREFIXES: Final = {4: 24, 6: 64}
@@ -54,10 +58,12 @@ class Network:
     """
 
     def __init__(self, *, seed: int | None = None) -> None:
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        if seed is not None and type(seed) is not int:
             raise TypeError(f"seed must be an int or None, not {seed!r}")
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._vnl = f"mem://vpoll_asyncio.testing.Network-{next(_NUMBERS)}"
+        self._conditions = MemoryNetwork.of(network(self._vnl))
+        self._conditions.seed = self._seed
         self._hosts: dict[str, MemoryStack] = {}
         self._steps = contextlib.ExitStack()
         self._state = "new"
@@ -112,6 +118,59 @@ class Network:
             f"{next(ip for ip in free.hosts() if ip not in used)}/{free.prefixlen}"
             for free in _FREE
         ]
+
+    @property
+    def conditions(self) -> MemoryNetwork:
+        """What `set_path`, `partition` and `heal` change, with the rest of what can be set.
+
+        Its clock (time that the test moves on), TCP's patience, counters of what was lost.
+        Raises RuntimeError when the network is not open.
+        """
+        if self._state != "open":
+            raise self._not_open()
+        return self._conditions
+
+    def set_path(
+        self,
+        a: HostOrName | None = None,
+        b: HostOrName | None = None,
+        *,
+        both: bool = True,
+        **conditions: Any,
+    ) -> None:
+        """Set the conditions of the path from host `a` to host `b`, at once, for all traffic.
+
+        a, b -- hosts or their names; None for every host
+        both -- whether they hold for the way back, too
+        conditions -- `delay`, `jitter`, `loss`, `rate` and the others of
+            `MemoryNetwork.set_path`, in its units: ``delay="20ms"``, ``loss="2%"``,
+            ``rate="10mbit"``
+
+        What is not given is good: ``set_path()`` makes every path a perfect one.  Raises
+        KeyError for a name that no host has, ValueError for a bad condition or host.
+        """
+        self.conditions.set_path(self._found(a), self._found(b), both=both, **conditions)
+
+    def partition(self, *groups: HostOrName | Iterable[HostOrName]) -> None:
+        """Let nothing pass between hosts of different `groups`, until `heal`.
+
+        groups -- a host or its name, or several of them, each.  Hosts in no group are one
+            more: ``partition("server")`` cuts the server off
+
+        Raises KeyError for a name that no host has, ValueError for a host in two groups.
+        """
+        self.conditions.partition(*map(self._group, groups))
+
+    def heal(self) -> None:
+        """End the partition.  What `set_path` has set stays."""
+        self.conditions.heal()
+
+    def _group(self, group: HostOrName | Iterable[HostOrName]) -> list[MemoryStack]:
+        members = [group] if isinstance(group, (str, MemoryStack)) else group
+        return [self[member] if isinstance(member, str) else member for member in members]
+
+    def _found(self, host: HostOrName | None) -> MemoryStack | None:
+        return self[host] if isinstance(host, str) else host
 
     def _not_open(self) -> RuntimeError:
         return RuntimeError(f"the network is {self._state}: use it in `with Network() as network:`")
