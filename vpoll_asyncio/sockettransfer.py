@@ -98,7 +98,13 @@ class SocketTransfers(SocketHooks, socket.socket):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimeoutError("timed out")
-        seen = self.stack.wait(self.vpoll, mask, left)
+        try:
+            seen = self.stack.wait(self.vpoll, mask, left)
+        except OSError:
+            # Closed by another thread: as the socket's error, not the vpoll's.
+            if not self._gone:
+                raise
+            seen = 0
         self._check_open()
         if seen and (failure := self.vpoll.failure) is not None:
             # ERR stays, and with it no wait would ever be one.
