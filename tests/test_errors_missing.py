@@ -192,13 +192,17 @@ def test_without_the_plugin_of_a_scheme_its_debian_package_is_named() -> None:
     )
 
 
-AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+def without(capability: str) -> tuple[str, ...]:
+    """The beginning of a command whose root lacks `capability`."""
+    return ("setpriv", f"--inh-caps=-{capability}", f"--bounding-set=-{capability}")
 
 
 @pytest.mark.needs("root", "fuse")
 def test_without_the_right_to_open_dev_fuse_the_backend_says_so() -> None:
     lacks(
-        elsewhere("va.VPoll(backend='fuse').fileno()", *unopenable("/dev/fuse"), *AS_NOBODY),
+        elsewhere(
+            "va.VPoll(backend='fuse').fileno()", *unopenable("/dev/fuse"), *without("dac_override")
+        ),
         Lesson(
             OSError,
             errno.ENOSYS,
@@ -218,6 +222,36 @@ def unopenable(device: str) -> list[str]:
         'exec "$0" "$@"',
     )
     return ["unshare", "-m", "sh", "-c", " && ".join(steps)]
+
+
+@pytest.mark.needs("root", "tap")
+def test_without_the_right_to_make_an_interface_the_error_says_who_has_it() -> None:
+    lacks(
+        elsewhere("va.open_link('tap://teach0')", "unshare", "-n", *without("net_admin")),
+        Lesson(
+            PermissionError,
+            errno.EPERM,
+            "cannot attach to the TAP interface 'teach0'",
+            "making an interface needs CAP_NET_ADMIN",
+            "`ip tuntap add` for this user",
+        ),
+    )
+
+
+@pytest.mark.needs("root", "tap")
+def test_without_the_right_to_open_the_tun_device_the_error_says_what_to_change() -> None:
+    lacks(
+        elsewhere(
+            "va.open_link('tap://teach0')", *unopenable("/dev/net/tun"), *without("dac_override")
+        ),
+        Lesson(
+            PermissionError,
+            errno.EACCES,
+            "cannot open /dev/net/tun",
+            "no permission for /dev/net/tun",
+            "its mode must let this user write (chmod 666)",
+        ),
+    )
 
 
 @pytest.mark.needs("vdestack", "userns")

@@ -210,6 +210,53 @@ def test_where_no_switch_is_the_error_says_how_to_start_one(tmp_path: Path, kind
     )
 
 
+# What the host refuses.
+
+
+@pytest.mark.needs("slirp")
+def test_a_port_of_the_host_that_is_taken_is_told_with_the_way_to_a_free_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        fails(
+            lambda: va.open_link(f"slirp:///tcpfwd=127.0.0.1:{port}:10.0.2.15:80"),
+            Lesson(
+                OSError,
+                errno.EADDRINUSE,
+                f"slirp cannot forward 127.0.0.1:{port}:10.0.2.15:80",
+                "a program of the host has that port",
+                "choose another, or 0 for a free one",
+            ),
+        )
+
+
+@pytest.mark.needs("slirp")
+def test_an_address_that_the_host_does_not_have_is_told_with_those_to_take() -> None:
+    fails(
+        lambda: va.open_link("slirp:///tcpfwd=192.0.2.1:0:10.0.2.15:80"),
+        Lesson(
+            OSError,
+            errno.EADDRNOTAVAIL,
+            "slirp cannot forward 192.0.2.1:0:10.0.2.15:80",
+            "no address of the host",
+            "choose 127.0.0.1, or none for all",
+        ),
+    )
+
+
+@pytest.mark.needs("lwip", "dpkt")
+def test_without_a_dhcp_server_the_end_of_waiting_says_what_to_give() -> None:
+    fails(
+        lambda: va.open_stack("lwip", vnl="wire://nobody", dhcp=True, dhcp_timeout=0.01),
+        Lesson(
+            TimeoutError,
+            errno.ETIMEDOUT,
+            "no lease from a DHCP server",
+            "is one on that link?",
+            "give ip=ADDRESS/PREFIX",
+        ),
+    )
+
+
 # Calls in the wrong place.
 
 

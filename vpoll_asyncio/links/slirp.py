@@ -55,6 +55,11 @@ _OTHER: Final = (
     "verbose",
 )
 _OPTIONS: Final = frozenset((*_ADDRESS4, *_ADDRESS6, *_NUMBERS, *_OTHER))
+_BIND_HINTS: Final = {
+    errno.EADDRINUSE: "a program of the host has that port: choose another, or 0 for a free one",
+    errno.EACCES: "ports below 1024 are for privileged users: choose a higher one",
+    errno.EADDRNOTAVAIL: "that is no address of the host: choose 127.0.0.1, or none for all",
+}
 _FORWARD_FORM: Final = "[HOST_IP:]HOST_PORT:GUEST_IP:GUEST_PORT"
 
 # libvdeslirp reads frames of the guest into a buffer of 9014 bytes.
@@ -253,7 +258,9 @@ def take_ports(forwards: Sequence[Forward]) -> tuple[Forward, ...]:
                     # With SO_REUSEADDR two sockets may bind, and only one listen.
                     probe.listen(1)
             except OSError as error:
+                hint = _BIND_HINTS.get(error.errno or 0)
                 text = f"slirp cannot forward {forward}: {error.strerror}"
+                text += f" ({hint})" if hint else ""
                 raise OSError(error.errno, text) from error
             taken.append(forward._replace(port=probe.getsockname()[1]))
     return tuple(taken)

@@ -300,7 +300,8 @@ class Autoconf:
             raise TimeoutError(
                 errno.ETIMEDOUT,
                 f"no lease from a DHCP server, or no router, within {timeout:g} s on "
-                f"{', '.join(tried)}: {os.strerror(errno.ETIMEDOUT)}",
+                f"{', '.join(tried)}: {os.strerror(errno.ETIMEDOUT)} (is one on that link? else "
+                "give ip=ADDRESS/PREFIX; dhcp_timeout=0 does not wait)",
             )
 
     # The end.
