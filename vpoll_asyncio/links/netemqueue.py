@@ -120,8 +120,8 @@ class NetemQueue(Generic[_F]):
         if len(self._waiting) >= settings.limit:
             self.overlimit += 1
             return
-        self._number += 1
-        heappush(self._waiting, (due, self._number, frame))
+        self._number = number = self._number + 1
+        heappush(self._waiting, (due, number, frame))
         if due > self._last_due:
             self._last_due = due
 

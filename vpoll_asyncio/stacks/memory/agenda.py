@@ -188,7 +188,7 @@ class Agenda:
     # The thread.
 
     def _start(self) -> None:
-        if self._ending:
+        if self._ending or self._running:
             return
         self._running = True
         self._sleeper = None

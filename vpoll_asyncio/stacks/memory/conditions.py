@@ -107,7 +107,7 @@ class Conditions:
                 lambda: self.is_cut(source, target),
             )
             if not (source.down or target.down):
-                self._paths[source, target] = path
+                path = self._paths.setdefault((source, target), path)
         return path
 
     def counters(self, source: Host, target: Host) -> NetemCounters:

@@ -9,7 +9,6 @@ times out: the receiver's buffer is the limit.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -88,6 +87,9 @@ class Sender:
     """One direction of a stream, at the sending end.  Called under the network's lock.
 
     most -- the bytes of the largest segment (MSS)
+
+    A signal handler may call `put`, `finish` and `purge` wherever it interrupts the rest:
+    no statement that counts or that takes something from a queue has a call in it.
     """
 
     __slots__ = (
@@ -97,11 +99,12 @@ class Sender:
         "_lost",
         "_most",
         "_next",
+        "_pending",
         "_sent",
         "_unsent",
+        "_urgent",
         "deadline",
         "edge",
-        "held",
         "round_trip",
         "since",
         "unanswered",
@@ -109,7 +112,9 @@ class Sender:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._unsent: deque[tuple[Chunk, bool]] = deque()
+        self._unsent: list[tuple[Chunk, bool]] = []
+        self._pending = 0
+        self._urgent = 0
         self._flight: dict[int, Segment] = {}
         self._lost: list[Segment] = []
         self._next = 0
@@ -119,8 +124,6 @@ class Sender:
         self.round_trip = RoundTrip()
         self.edge = 0
         """Bytes from the start of the stream that the receiver has had room for."""
-        self.held = 0
-        """Bytes that the program has sent and the receiver has not acknowledged."""
         self.deadline: int | None = None
         """When `expire` is to be called; None: nothing is waited for."""
         self.since = 0
@@ -138,10 +141,18 @@ class Sender:
         """Whether the FIN has been sent and acknowledged."""
         return self._next < 0 and not self._flight
 
+    @property
+    def held(self) -> int:
+        """Bytes that have been put here and not been acknowledged."""
+        flying = sum(len(segment.data) for segment in tuple(self._flight.values()))
+        return flying + sum(len(data) for data, _ in tuple(self._unsent))
+
     def put(self, data: Chunk, urgent: bool) -> None:
         """Let `data` follow what there is; `urgent`: its last byte is."""
-        self.held += len(data)
+        count = len(data)
         self._unsent.append((data, urgent))
+        self._pending += count
+        self._urgent += urgent
 
     def finish(self) -> None:
         """Let a FIN follow what there is."""
@@ -153,7 +164,7 @@ class Sender:
         self._flight.clear()
         self._lost.clear()
         self._finishing = False
-        self.held = 0
+        self._pending = self._urgent = 0
         self.deadline = None
 
     def take(self, now: int, at_once: bool) -> list[Segment]:
@@ -164,7 +175,8 @@ class Sender:
         out: list[Segment] = []
         alone = not self._flight
         while self._lost and self._budget != 0:
-            segment = self._lost.pop(0)
+            segment = self._lost[0]
+            del self._lost[:1]
             segment.lost = False
             out.append(segment)
             if self._budget is not None:
@@ -172,13 +184,13 @@ class Sender:
         if not self._lost:
             self._budget = None
             while self._unsent and self._sent <= self.edge:
-                if self._small() and self._flight and not at_once and not self._finishing:
+                small = self._pending < self._most and not self._urgent
+                if small and self._flight and not at_once and not self._finishing:
+                    # Nagle's rule.
                     break
                 out.append(self._build())
             if self._finishing and not self._unsent:
-                self._finishing = False
-                out.append(self._add(b"", False, True))
-                self._next = -1
+                out.append(self._fin())
         for segment in out:
             segment.times += 1
             segment.sent = now
@@ -189,44 +201,51 @@ class Sender:
             self.deadline = now + self.round_trip.timeout
         return out
 
-    def _small(self) -> bool:
-        size = 0
-        for data, urgent in self._unsent:
-            size += len(data)
-            if urgent or size >= self._most:
-                return False
-        return True
-
     def _build(self) -> Segment:
         """Make one segment of what waits: as much as it holds, up to an urgent byte."""
-        unsent = self._unsent
-        data, urgent = unsent.popleft()
-        if len(data) > self._most:
+        unsent, most = self._unsent, self._most
+        data, urgent = unsent[0]
+        size, count = len(data), 1
+        rest: list[tuple[Chunk, bool]] = []
+        if size > most:
             view = memoryview(data)
-            unsent.appendleft((view[self._most :], urgent))
-            return self._add(view[: self._most], False, False)
-        if not urgent and unsent and len(data) + len(unsent[0][0]) <= self._most:
-            parts, size = [data], len(data)
-            while not urgent and unsent and size + len(unsent[0][0]) <= self._most:
-                data, urgent = unsent.popleft()
-                parts.append(data)
-                size += len(data)
-            data = b"".join(parts)
-        return self._add(data, urgent, False)
-
-    def _add(self, data: Chunk, urgent: bool, fin: bool) -> Segment:
-        segment = Segment(self._next, data, urgent, fin)
+            rest = [(view[most:], urgent)]
+            data, urgent, size = view[:most], False, most
+        elif not urgent:
+            parts = [data]
+            for more, marked in unsent[1:most]:
+                if size + len(more) > most:
+                    break
+                parts.append(more)
+                size += len(more)
+                urgent = marked
+                if marked:
+                    break
+            count = len(parts)
+            if count > 1:
+                data = b"".join(parts)
+        segment = Segment(self._next, data, urgent, False)
         self._flight[self._next] = segment
         self._next += 1
-        self._sent += len(data)
+        self._sent += size
+        self._pending -= size
+        self._urgent -= urgent
+        unsent[:count] = rest
         return segment
 
-    def answered(self, told: Acknowledgement, now: int) -> None:
-        """Take what the receiver tells."""
+    def _fin(self) -> Segment:
+        segment = Segment(self._next, b"", False, True)
+        self._flight[self._next] = segment
+        self._next = -1
+        self._finishing = False
+        return segment
+
+    def answered(self, told: Acknowledgement, now: int) -> int:
+        """Take what the receiver tells; return how many bytes it has acknowledged."""
         self.edge = max(self.edge, told.edge)
         self.unanswered = 0
         self.since = now
-        progress = self._forget(told.expected, now)
+        progress, freed = self._forget(told.expected, now)
         if told.early and self._flight:
             progress += self._mark(told.early, now)
             self._find_lost()
@@ -239,22 +258,23 @@ class Sender:
             self.deadline = None
         elif progress:
             self.deadline = now + self.round_trip.timeout
+        return freed
 
-    def _forget(self, expected: int, now: int) -> int:
-        """What is before `expected` has come."""
-        gone = []
-        for number, segment in self._flight.items():
-            if number >= expected:
+    def _forget(self, expected: int, now: int) -> tuple[int, int]:
+        """What is before `expected` has come: so many segments, and so many bytes."""
+        gone, freed = [], 0
+        for segment in tuple(self._flight.values()):
+            if segment.number >= expected:
                 break
             gone.append(segment)
         for segment in gone:
-            del self._flight[segment.number]
-            self.held -= len(segment.data)
+            self._flight.pop(segment.number, None)
+            freed += len(segment.data)
             if segment.times == 1 and not segment.sacked:
                 self.round_trip.sample(now - segment.sent)
         if self._lost:
             self._lost = [segment for segment in self._lost if segment.number >= expected]
-        return len(gone)
+        return len(gone), freed
 
     def _mark(self, early: tuple[int, ...], now: int) -> int:
         count = 0
@@ -274,7 +294,7 @@ class Sender:
         """Find what is missing although later ones have come: three, or all that there are."""
         threshold = min(_DUPLICATES, max(1, len(self._flight) - 1))
         above = latest = 0
-        for segment in reversed(self._flight.values()):
+        for segment in reversed(tuple(self._flight.values())):
             if segment.sacked:
                 above += 1
                 latest = max(latest, segment.sent)
@@ -292,7 +312,7 @@ class Sender:
         self.unanswered += 1
         self.round_trip.backoff += 1
         self.deadline = now + self.round_trip.timeout
-        missing = [segment for segment in self._flight.values() if not segment.sacked]
+        missing = [each for each in tuple(self._flight.values()) if not each.sacked]
         for segment in missing:
             segment.lost = True
         self._lost = missing

@@ -122,6 +122,8 @@ class WireEnd(StreamPcb):
 
     def recount(self) -> None:
         self.used = self.sender.held
+        # Whatever has been interrupted may have been about to send.
+        self._pump(self._conditions.now())
 
     def drop(self) -> None:
         self.cut(0)
@@ -140,8 +142,9 @@ class WireEnd(StreamPcb):
             moved = None
             if peer is not None and peer.peer is self:
                 urgent, self._urgent = self._urgent, False
+                count = len(data)
                 self.sender.put(data, urgent)
-                self.used = self.sender.held
+                self.used += count
                 self._pump(self._conditions.now())
             elif peer is not None and peer.peer is not None:
                 # The connection has left the wire since the sender has looked.
@@ -271,9 +274,10 @@ class WireEnd(StreamPcb):
                 peer.receive_reset(touched)
                 self.receive_reset(touched)
                 return
+            count = len(segment.data)
             del early[self._expected]
             self._expected += 1
-            self._came += len(segment.data)
+            self._came += count
             if segment.urgent:
                 peer.mark_urgent(bytes(segment.data))
             peer.append(segment.data)
@@ -294,8 +298,12 @@ class WireEnd(StreamPcb):
         peer = self.peer
         if self._stage != _OPEN or peer is None or peer.peer is not self:
             return
-        self.sender.answered(letter[0], now)
-        self.used = self.sender.held
+        self._pumping = True
+        try:
+            freed = self.sender.answered(letter[0], now)
+        finally:
+            self._pumping = False
+        self.used -= freed
         if self.fin == _FIN_SENT and self.sender.finished:
             self.fin = FIN_CAME
             peer.fin_acknowledged(touched)
@@ -412,6 +420,8 @@ class WireEnd(StreamPcb):
         assert peer is not None
         assert beyond is not None
         self._opened(beyond.rcvbuf - beyond.used)
+        # So far there was no way between the two to speak of.
+        self.sender.round_trip.sample(1)
         if beyond.fin == FIN_CAME:
             self.fin = FIN_CAME
         elif beyond.fin == FIN_WAITS:

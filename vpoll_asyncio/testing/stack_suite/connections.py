@@ -99,6 +99,7 @@ class ConnectionTests(SuiteBase):
         listener = lab.listener()
         waiting = lab.connecting(listener)
         lab.settles(waiting, W)
+        lab.settles(listener, R)
         listener.shutdown(socket.SHUT_WR)
         assert mask_of(listener) == R
         listener.shutdown(socket.SHUT_RD)

@@ -250,6 +250,7 @@ class MaskTests(SuiteBase):
     def test_who_waits_for_a_full_backlog_gets_in_after_an_accept(self, lab: Lab) -> None:
         listener = lab.listener(0)
         lab.settles(lab.connecting(listener), W)
+        lab.settles(listener, R)
         second = lab.connecting(listener)
         assert mask_of(second) == 0
         lab.keep(listener.accept()[0])

@@ -127,6 +127,7 @@ def _refused(lab: Lab) -> Awaited:
 def _backlog(lab: Lab) -> Awaited:
     listener = lab.listener(0)
     lab.settles(lab.connecting(listener), W)
+    lab.settles(listener, R)
     second = lab.connecting(listener)
     return Awaited(second, lambda: lab.keep(listener.accept()[0]))
 
