@@ -78,6 +78,13 @@ def test_commands_are_those_of_the_help() -> None:
     assert table == commands | {"--version"}
 
 
+@pytest.mark.parametrize("command", ["info", "build", "demo"])
+def test_options_of_the_other_commands_are_on_the_page(command: str) -> None:
+    row = next(row for row in rows(page("cli.md")) if row[0] == f"`{command}`")
+    options = set(re.findall(r"(--[a-z][\w-]*)", help_of(command))) - {"--help"}
+    assert set(re.findall(r"`(--[\w-]+)", " ".join(row))) == options
+
+
 def test_variables_of_the_environment_are_those_that_are_read() -> None:
     read = set()
     for path in PACKAGE.rglob("*.py"):
