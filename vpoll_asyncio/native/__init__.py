@@ -96,6 +96,7 @@ HELPERS: dict[str, Helper] = {
                 "icmp.c",
                 "isn.c",
                 "chksum.c",
+                "table.c",
                 "sock.c",
                 "scope.c",
                 "option.c",

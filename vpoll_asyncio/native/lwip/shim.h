@@ -211,7 +211,7 @@ enum verdict check_frame(const struct iface *it, const u8_t *frame, size_t len);
 int check_admits(struct iface *it, enum verdict verdict);
 enum verdict check_packet(const struct iface *it, const u8_t *packet, size_t len);
 
-/* sock.c */
+/* table.c */
 struct sock *sock_new(int v6, int stream);
 struct sock *sock_find(uint64_t handle);
 void sock_free(struct sock *s);
@@ -219,15 +219,17 @@ void sock_touch(struct sock *s, int edge);
 struct sock *sock_each(size_t *cursor);
 int sock_dirty(void);
 int sock_collect(uint64_t *handles, uint32_t *masks, int max);
+uint32_t sock_mask(const struct sock *s);
+int sock_take_error(struct sock *s);
+void sock_abort_all(void);
+void sock_touch_datagrams(void);
+
+/* sock.c */
 int sock_same_ip(const ip_addr_t *one, const ip_addr_t *other);
 int sock_check_target(const struct sock *s, const ip_addr_t *ip);
 int sock_to_ip(const struct sock *s, const struct vp_addr *addr, ip_addr_t *ip);
 void sock_from_ip(const struct sock *s, const ip_addr_t *ip, u16_t port, struct vp_addr *addr);
-uint32_t sock_mask(const struct sock *s);
-int sock_take_error(struct sock *s);
-void sock_abort_all(void);
 void sock_close_all(void);
-void sock_touch_datagrams(void);
 
 /* stream.c */
 uint32_t stream_mask(const struct sock *s);
