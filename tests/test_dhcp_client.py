@@ -104,6 +104,15 @@ def test_pauses_double_up_to_a_minute_give_or_take_a_second() -> None:
     assert len({pause - want for pause, want in zip(pauses, expected, strict=True)}) > 1
 
 
+def test_a_client_that_nobody_answers_for_days_goes_on_asking() -> None:
+    it = client()
+    it.start(0)
+    for _ in range(3000):
+        now = it.deadline
+        it.tick(now)
+        assert 62 <= it.deadline - now <= 66 or now < 62
+
+
 def test_a_server_that_offers_and_falls_silent_is_left_for_another() -> None:
     it = client()
     it.receive(answer(wire(it.start(0)), OFFER), 0)

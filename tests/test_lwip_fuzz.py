@@ -108,3 +108,17 @@ def test_packets_of_all_kinds_meet_raw_ping_and_multicast_sockets(seed: int) -> 
     with Program("fuzz_lwip_packets.py", str(seed), str(PACKETS)) as program:
         program.wait_for("done ")
         assert program.wait() == (0, "")
+
+
+AUTOCONF = 100_000 if LONG else 1_600
+"""For each of two seeds."""
+
+
+@needs_lwip
+@pytest.mark.needs("dpkt")
+@pytest.mark.parametrize("seed", [1, 2])
+def test_routers_and_servers_that_lie_leave_a_stack_that_believes_honest_ones(seed: int) -> None:
+    with Program("fuzz_lwip_autoconf.py", str(seed), str(AUTOCONF)) as program:
+        program.wait_for("done ")
+        status, said = program.wait()
+    assert (status, "Traceback" in said) == (0, False)

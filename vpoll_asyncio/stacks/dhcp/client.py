@@ -232,7 +232,7 @@ class Client:
         self._tries = 0
 
     def _wait_for_answer(self, now: float) -> None:
-        pause = min(_FIRST * 2**self._tries, _LONGEST)
+        pause = min(_FIRST * 2 ** min(self._tries, 8), _LONGEST)
         self.deadline = now + pause + self._chance.uniform(-_CHANCE, _CHANCE)
         self._tries += 1
 
@@ -360,7 +360,7 @@ class Client:
         self._offer = None
         if not self._probe or (self.lease is not None and self.lease.address == lease.address):
             return self._bind(lease)
-        lost = self._lose("for another address")
+        lost = self._lose("given up for another address")
         self.state = State.CHECKING
         self._checked = lease
         self._tries = 0
