@@ -98,7 +98,7 @@ def test_variables_of_the_environment_are_those_that_are_read() -> None:
 
 def keys() -> dict[str, set[str]]:
     """The stacks of each key, as the page has them."""
-    found = {}
+    found: dict[str, set[str]] = {}
     for key, _, where in rows(section(page("stack-string.md"), "Keys")):
         named = set(OWN_STACKS) if where == "all" else set(re.findall(r"`(\w+)`", where))
         found |= dict.fromkeys(re.findall(r"`(\w+)`", key), named)
