@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import inspect
+import sys
 from importlib import metadata
 from typing import Any, Final
 
@@ -35,9 +37,14 @@ _OWN: Final = {
 }
 
 
+@functools.lru_cache(1)
+def _installed(path: tuple[str, ...]) -> dict[str, str]:
+    """Return the stacks that packages on `path` bring: looking reads files of each of them."""
+    return {entry.name: entry.value for entry in metadata.entry_points(group=_GROUP)}
+
+
 def _targets() -> dict[str, str]:
-    found = {entry.name: entry.value for entry in metadata.entry_points(group=_GROUP)}
-    return {**_OWN, **found}
+    return {**_OWN, **_installed(tuple(sys.path))}
 
 
 def _stack_class(name: str) -> type[Stack]:
