@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -37,6 +38,7 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
+@functools.cache
 def help_of(*command: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "vpoll_asyncio", *command, "--help"],
