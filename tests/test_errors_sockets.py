@@ -169,6 +169,55 @@ def test_an_address_out_of_reach_says_what_a_route_needs(stack: va.Stack, connec
     )
 
 
+def send_blocking(stack: va.Stack, address: tuple[str, int]) -> None:
+    with stack.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"datagram", address)
+
+
+def send_non_blocking(stack: va.Stack, address: tuple[str, int]) -> None:
+    async def main() -> None:
+        with stack.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_sendto(sock, b"datagram", address)
+
+    va.run(main(), stack=stack)
+
+
+def send_by_a_transport(stack: va.Stack, address: tuple[str, int]) -> None:
+    class Sender(asyncio.DatagramProtocol):
+        def __init__(self) -> None:
+            self.refused = asyncio.get_running_loop().create_future()
+
+        def error_received(self, exc: Exception) -> None:
+            self.refused.set_exception(exc)
+
+    async def main() -> None:
+        transport, sender = await asyncio.get_running_loop().create_datagram_endpoint(
+            Sender, local_addr=(OWN, 0)
+        )
+        transport.sendto(b"datagram", address)
+        try:
+            await sender.refused
+        finally:
+            transport.close()
+
+    va.run(main(), stack=stack)
+
+
+@pytest.mark.parametrize("send", [send_blocking, send_non_blocking, send_by_a_transport])
+def test_a_datagram_out_of_reach_says_what_a_route_needs(stack: va.Stack, send: Way) -> None:
+    fails(
+        lambda: send(stack, ("10.9.9.9", 80)),
+        Lesson(
+            OSError,
+            errno.ENETUNREACH,
+            "Network is unreachable",
+            f"the {stack.name} stack has {OWN}/24 and no route to 10.9.9.9",
+            "gateway (gw=ADDRESS)",
+        ),
+    )
+
+
 def test_a_stack_whose_address_lacks_its_prefix_length_is_told_so() -> None:
     with va.open_stack("memory", ip=OWN) as stack:
         fails(
@@ -209,8 +258,8 @@ def test_a_port_that_is_taken_is_told_with_the_way_to_a_free_one(
             Lesson(
                 OSError,
                 errno.EADDRINUSE,
-                f"another socket of the {stack.name} stack has port 80",
-                "close that one",
+                f"another socket of the {stack.name} stack",
+                "or a connection that has just ended, has port 80: close that one",
                 "0 lets the stack choose a free one",
             ),
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .stacks.base import Stack
 
-__all__ = ["copy_notes", "explain_bind", "explain_connect"]
+__all__ = ["copy_notes", "explain_bind", "explain_connect", "explain_send"]
 
 
 def explain_bind(error: OSError, stack: Stack, address: Any) -> None:
@@ -28,6 +28,11 @@ def explain_bind(error: OSError, stack: Stack, address: Any) -> None:
 def explain_connect(error: OSError, stack: Stack, address: Any) -> None:
     """Note on `error`, which connecting through `stack` to `address` has raised, what it means."""
     _explain(error, stack, address, _CONNECT)
+
+
+def explain_send(error: OSError, stack: Stack, address: Any) -> None:
+    """Note on `error`, with which a datagram of `stack` to `address` was refused, what it means."""
+    _explain(error, stack, address, _SEND)
 
 
 def copy_notes(source: BaseException, target: BaseException) -> None:
@@ -93,8 +98,8 @@ def _not_ours(stack: Stack, where: _Where) -> str:
 
 def _taken(stack: Stack, where: _Where) -> str:
     return (
-        f"another socket of the {stack.name} stack has port {where.port}: close that one, or bind "
-        "another port; 0 lets the stack choose a free one"
+        f"another socket of the {stack.name} stack, or a connection that has just ended, has port "
+        f"{where.port}: close that one, or bind another port; 0 lets the stack choose a free one"
     )
 
 
@@ -148,4 +153,8 @@ _CONNECT: Final[dict[int, _Note]] = {
     errno.EHOSTUNREACH: _silent,
     errno.ENETUNREACH: _no_route,
     errno.ETIMEDOUT: _silent,
+}
+# A datagram may be refused for what became of an earlier one: that is not to be explained.
+_SEND: Final[dict[int, _Note]] = {
+    errno.ENETUNREACH: _no_route,
 }

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
+from .advice import explain_send
 from .events import IN, OUT, RDHUP
 from .sockaddr import Address, numeric_address
 from .sockhooks import Data, SocketHooks
@@ -277,7 +278,11 @@ class SocketTransfers(SocketHooks, socket.socket):
         flat = self._flat(data)
         target = self.resolve_address(address, "sendto")
         wanted = flags & ~_DONTWAIT
-        return self._retry(OUT, lambda: self.do_send(flat, wanted, target), flags)
+        try:
+            return self._retry(OUT, lambda: self.do_send(flat, wanted, target), flags)
+        except OSError as exc:
+            explain_send(exc, self.stack, target)
+            raise
 
     def sendmsg(
         self,

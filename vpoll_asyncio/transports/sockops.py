@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import IO, Any, Final, TypeVar
 
-from ..advice import explain_connect
+from ..advice import explain_connect, explain_send
 from ..events import ERR, HUP, IN, OUT, RDHUP
 from ..sockaddr import Address
 from ..sockets import UserSocket
@@ -192,7 +192,11 @@ async def sock_sendto(
     flat = data if type(data) is bytes else memoryview(data).cast("B")
     _check(loop, sock)
     target = await resolve_address(sock, address, "sendto")
-    return await _when_ready(loop, sock, OUT, lambda: sock.do_send(flat, 0, target))
+    try:
+        return await _when_ready(loop, sock, OUT, lambda: sock.do_send(flat, 0, target))
+    except OSError as exc:
+        explain_send(exc, sock.stack, target)
+        raise
 
 
 async def sock_connect(loop: asyncio.AbstractEventLoop, sock: UserSocket, address: Any) -> None:
