@@ -397,13 +397,22 @@ def test_a_stream_gives_up_after_fifteen_retransmissions(slow: Ends) -> None:
     assert mask_of(server) == W
 
 
-def test_tcp_user_timeout_says_when_a_stream_gives_up(slow: Ends) -> None:
+def test_tcp_user_timeout_counts_from_the_first_retransmission(slow: Ends) -> None:
     client, _ = slow.pair()
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5000)
     slow.network.partition([slow.server])
     client.send(b"x")
-    assert slow.after(client, ERR) == 5.0
+    assert slow.after(client, ERR) == pytest.approx(5.22, abs=0.02)
     assert failure(client.send, b"x") == errno.ETIMEDOUT
+
+
+def test_tcp_user_timeout_ends_connecting_when_a_syn_has_been_sent_again(slow: Ends) -> None:
+    slow.network.partition([slow.server])
+    for milliseconds, seconds in (100, 1.0), (2500, 2.5):
+        client = slow.stream()
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        client.connect_ex(slow.address)
+        assert slow.after(client, ERR) == seconds
 
 
 def test_the_network_says_when_streams_give_up(slow: Ends) -> None:
@@ -411,7 +420,7 @@ def test_the_network_says_when_streams_give_up(slow: Ends) -> None:
     slow.network.tcp_user_timeout = 3
     slow.network.partition([slow.server])
     client.send(b"x")
-    assert slow.after(client, ERR) == 3.0
+    assert slow.after(client, ERR) == pytest.approx(3.22, abs=0.02)
 
 
 def test_the_network_says_how_often_data_are_sent_again(slow: Ends) -> None:

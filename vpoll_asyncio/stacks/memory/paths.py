@@ -239,10 +239,13 @@ class MemoryNetwork:
 
     @property
     def tcp_user_timeout(self) -> float:
-        """Seconds without an answer after which a stream gives up; 0: as the retries say.
+        """Seconds after which a stream gives up that hears nothing; 0: as the retries say.
 
-        The socket option TCP_USER_TIMEOUT, in milliseconds, goes before it.  Raises
-        ValueError for what is negative or infinite.
+        They count as Linux counts them: a connection's from the first SYN on, data's from
+        when they were sent again, and none ends before something has been sent again.  The
+        socket option TCP_USER_TIMEOUT, in milliseconds, goes before it.
+
+        Raises ValueError for what is negative or infinite.
         """
         with self._network.lock:
             return self._conditions().tcp_user_timeout

@@ -127,7 +127,7 @@ class Sender:
         self.deadline: int | None = None
         """When `expire` is to be called; None: nothing is waited for."""
         self.since = 0
-        """Since when there has been no answer."""
+        """When the first timeout since the last answer was (tcp_sock.retrans_stamp)."""
         self.unanswered = 0
         """How many timeouts there have been since the last answer."""
 
@@ -196,7 +196,6 @@ class Sender:
             segment.sent = now
             segment.first = segment.first or now
         if (alone and out) or (self.deadline is None and (self._flight or self._unsent)):
-            self.since = now
             self.unanswered = self.round_trip.backoff = 0
             self.deadline = now + self.round_trip.timeout
         return out
@@ -244,7 +243,6 @@ class Sender:
         """Take what the receiver tells; return how many bytes it has acknowledged."""
         self.edge = max(self.edge, told.edge)
         self.unanswered = 0
-        self.since = now
         progress, freed = self._forget(told.expected, now)
         if told.early and self._flight:
             progress += self._mark(told.early, now)
@@ -309,6 +307,8 @@ class Sender:
 
         That is so where the receiver has no room, or holds all that has been sent.
         """
+        if not self.unanswered:
+            self.since = now
         self.unanswered += 1
         self.round_trip.backoff += 1
         self.deadline = now + self.round_trip.timeout

@@ -480,24 +480,22 @@ class WireEnd(StreamPcb):
 
     def _next_deadline(self) -> int | None:
         if self._stage == _KNOCKING:
-            if self.request is not None:
-                return self._deadline
-            return self._limited(self._deadline, self._started)
-        if self._stage == _OPEN:
-            return self._limited(self.sender.deadline, self.sender.since)
-        return None
+            deadline, again, since = self._deadline, self._tries, self._started
+        elif self._stage == _OPEN:
+            sender = self.sender
+            deadline, again, since = sender.deadline, sender.unanswered, sender.since
+        else:
+            return None
+        limit = self._user_timeout()
+        if deadline is None or not again or not limit or self.request is not None:
+            return deadline
+        # As tcp_clamp_rto_to_user_timeout() has it.
+        return min(deadline, since + limit)
 
     def _user_timeout(self) -> int:
         peer = self.peer
         own = peer.options.get(_USER_TIMEOUT, 0) if peer is not None and peer.options else 0
         return int(own) * (SECOND // 1000) or round(self._conditions.tcp_user_timeout * SECOND)
-
-    def _limited(self, deadline: int | None, since: int) -> int | None:
-        """tcp_clamp_rto_to_user_timeout()"""
-        limit = self._user_timeout()
-        if deadline is None or not limit:
-            return deadline
-        return min(deadline, since + limit)
 
     def _set_timer(self) -> None:
         due = self._next_deadline()
@@ -534,12 +532,13 @@ class WireEnd(StreamPcb):
         """tcp_write_timeout(), tcp_probe_timer()"""
         peer = self.peer
         limit = self._user_timeout()
-        if limit and now - self.sender.since >= limit:
+        sender = self.sender
+        if limit and sender.unanswered and now - sender.since >= limit:
             return True
         most = self._conditions.tcp_retries2
         if peer is not None and peer.orphan:
             most = min(most, _ORPHAN_RETRIES)
-        return self.sender.unanswered >= most
+        return sender.unanswered >= most
 
     def _knock_again(self, now: int, touched: Touched) -> None:
         if self.request is not None:
@@ -554,7 +553,8 @@ class WireEnd(StreamPcb):
         options = peer.options or {}
         most = int(options.get(_SYNCNT, 0)) or self._conditions.tcp_syn_retries
         limit = self._user_timeout()
-        if self._tries >= most or (limit and now - self._started >= limit):
+        timed_out = limit and self._tries and now - self._started >= limit
+        if self._tries >= most or timed_out:
             peer.fail(errno.ETIMEDOUT, touched)
             self._end()
             return
