@@ -149,6 +149,8 @@ def run_block(block: Block, folder: Path, *prefix: str) -> subprocess.CompletedP
             "PATH": f"{folder}/.bin{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            # As where the library is installed.
+            "PYTEST_PLUGINS": "pytest_vpoll_asyncio",
             # Hypothesis then has no deadline, which a busy machine would miss.
             "CI": "true",
             "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis"),

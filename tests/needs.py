@@ -204,6 +204,7 @@ CHECKS: dict[str, Check] = {
     "ordinary_user": _ordinary_user,
     "ping": _command("ping", "iputils-ping"),
     "postgresql": _postgresql,
+    "pytest_asyncio": _module("pytest_asyncio"),
     "pytest_mock": _module("pytest_mock"),
     "requests": _module("requests"),
     "root": _root,

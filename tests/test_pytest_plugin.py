@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -426,3 +427,17 @@ def test_options_reach_a_worker_of_xdist(suite: pytest.Pytester) -> None:
     result = run(suite, "-n1", "--vpoll-stack", "memory", "--vpoll-seed", "7", "-rP")
     result.assert_outcomes(passed=5)
     assert places(result)[-1] == "<seed 7>"
+
+
+# The documentation.
+
+
+def test_reference_has_every_fixture_and_option(suite: pytest.Pytester) -> None:
+    page = (ROOT / "docs" / "reference" / "pytest-plugin.md").read_text()
+    shown = run(suite, "--fixtures").stdout.str()
+    fixtures = re.findall(r"^(\w+)(?: \[.*\])? -- .*\bpytest_vpoll_asyncio/__init__", shown, re.M)
+    options = re.findall(r"^ +(--vpoll-[\w-]+)[= ]", run(suite, "--help").stdout.str(), re.M)
+    assert fixtures
+    assert options
+    assert set(fixtures) == set(re.findall(r"^\| `(\w+)` \| (?:function|of `--)", page, re.M))
+    assert set(options) == set(re.findall(r"^\| `(--[\w-]+) [A-Z]+` \|", page, re.M))
