@@ -139,6 +139,9 @@ PACKAGES = (
     "vpoll_asyncio.links",
     "vpoll_asyncio.loops",
     "vpoll_asyncio.stacks",
+    "vpoll_asyncio.stacks.memory",
+    "vpoll_asyncio.stacks.null",
+    "vpoll_asyncio.stacks.vdestack",
     "vpoll_asyncio.testing",
 )
 
