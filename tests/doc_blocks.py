@@ -3,7 +3,7 @@
 A line of HTML comment before a block says what no reader needs to see:
 
 ``<!-- needs: lwip slirp -->``  what running it takes, names of tests/needs.py
-``<!-- file: NAME -->``         the block is a file, which later blocks of the page use
+``<!-- file: NAME -->``         the block is a file, or its next part, which later blocks use
 ``<!-- not-run: REASON -->``    why nobody runs it here
 """
 
@@ -110,7 +110,8 @@ def lay_out(block: Block, folder: Path) -> None:
     """Make `folder` what a reader has before him: the page's files and the commands."""
     for other in blocks_of(ROOT / block.page):
         if "file" in other.directives and other.line < block.line:
-            (folder / other.directives["file"]).write_text(other.code)
+            with (folder / other.directives["file"]).open("a") as file:
+                file.write(other.code)
     commands = folder / ".bin"
     commands.mkdir()
     python = shlex.quote(sys.executable)

@@ -68,6 +68,13 @@ class TestDiffers(Broken):
     }
 
 
+class TestHasNoPart(Broken):
+    differences = {
+        "test_connected": Difference("it is readable", readable),
+        "MaskTests": Difference("masks are not looked at", run=False),
+    }
+
+
 class TestInsteadFails(Broken):
     differences = {"test_connected": Difference("it is readable", unreadable)}
 '''
@@ -104,6 +111,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("TestDiffers::test_connected[a]", "PASSED"),
         ("TestDiffers::test_fresh_stream[a]", "XFAIL"),
         ("TestDiffers::test_random_programs_with_streams[a]", "PASSED"),
+        ("TestHasNoPart::test_connected[a]", "PASSED"),
+        ("TestHasNoPart::test_fresh_stream[a]", "XFAIL"),
+        ("TestHasNoPart::test_flag[a-TCP_CORK]", "PASSED"),
         ("TestInsteadFails::test_connected[a]", "FAILED"),
     ],
 )
@@ -115,6 +125,11 @@ def test_outcome(outcomes: dict[str, str], test: str, outcome: str) -> None:
 def test_a_name_that_is_no_tests_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(name.partition("[")[0])):
         type("TestWrong", (StackSuite,), {"differences": {name: Difference("different")}})
+
+
+def test_a_part_of_which_some_may_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="run=False"):
+        type("TestWrong", (StackSuite,), {"differences": {"MaskTests": Difference("different")}})
 
 
 def test_the_table_has_a_row_for_each_reason() -> None:

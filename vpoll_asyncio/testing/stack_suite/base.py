@@ -44,8 +44,9 @@ class SuiteBase:
     """What all parts of the suite have in common."""
 
     differences: ClassVar[Mapping[str, Difference]] = {}
-    """By the name of a test, ``test_name[case]`` for some of its cases, or ``Program.rule``
-    for a step that random programs are to leave out."""
+    """By the name of a test, ``test_name[case]`` for some of its cases, ``Program.rule`` for a
+    step that random programs are to leave out, or the name of a whole part of the suite,
+    ``DatagramTests``, none of which is then run: ``run=False``."""
 
     bound: ClassVar[float] = BOUND
     """Seconds after which a state that should come has not come."""
@@ -64,6 +65,15 @@ class SuiteBase:
             if found := _RULE.fullmatch(key):
                 cls.check_rule(found["program"], found["rule"])
                 continue
+            if tests := cls._tests_of(key):
+                if difference.run:
+                    raise ValueError(
+                        f"{cls.__name__}.differences names all of {key}, of which some may hold: "
+                        "expected Difference(..., run=False), or the names of its tests"
+                    )
+                for name in tests:
+                    declared.setdefault(name, {}).setdefault("", difference)
+                continue
             found = _KEY.fullmatch(key)
             if found is None or not hasattr(cls, found["test"]):
                 close = difflib.get_close_matches(key.partition("[")[0], dir(cls), 3)
@@ -79,6 +89,12 @@ class SuiteBase:
     @classmethod
     def check_rule(cls, program: str, rule: str) -> None:
         """Raise ValueError when `program` has no `rule` to leave out."""
+
+    @classmethod
+    def _tests_of(cls, part: str) -> list[str]:
+        """Return the names of the tests of the suite's part ``part``; none when there is none."""
+        parts = [base for base in cls.__mro__[1:] if base.__name__ == part]
+        return [name for base in parts for name in vars(base) if name.startswith("test_")]
 
     @pytest.fixture
     def hosts(self) -> Hosts | Iterator[Hosts]:
