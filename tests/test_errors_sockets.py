@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +24,16 @@ def stack(request: pytest.FixtureRequest) -> Iterator[va.Stack]:
     vnl = "mem://errors" if name == "memory" else "wire://errors"
     with va.open_stack(name, vnl=vnl, ip=f"{OWN}/24") as stack:
         yield stack
+
+
+@pytest.fixture
+def garbage() -> Iterator[list[object]]:
+    """What only the garbage collector frees from now on, kept."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield gc.garbage
+    gc.set_debug(0)
+    gc.garbage.clear()
 
 
 def connect_blocking(stack: va.Stack, address: tuple[str, int]) -> None:
@@ -279,6 +291,17 @@ def test_the_text_stays_the_kernels(stack: va.Stack) -> None:
     assert caught.value.strerror == os.strerror(errno.ECONNREFUSED)
     with stack.socket() as sock:
         assert sock.connect_ex((OWN, 80)) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("use", [connect_blocking, bind_blocking, send_blocking])
+@pytest.mark.parametrize("host", [OWN, "10.7.7.7"])
+def test_an_error_with_a_note_goes_without_the_garbage_collector(
+    stack: va.Stack, use: Way, host: str, garbage: list[object]
+) -> None:
+    with contextlib.suppress(OSError):
+        use(stack, (host, 80))
+    gc.collect()
+    assert not [one for one in garbage if isinstance(one, OSError)]
 
 
 def test_what_the_hosts_kernel_says_is_left_alone() -> None:

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["copy_notes", "explain_bind", "explain_connect", "explain_send"]
 
 
-def explain_bind(error: OSError, stack: Stack, address: Any) -> None:
-    """Note on `error`, which binding a socket of `stack` to `address` has raised, what it means."""
-    _explain(error, stack, address, _BIND)
+def explain_bind(error: OSError, stack: Stack, address: Any) -> OSError:
+    """Return `error`, with which a socket of `stack` was not bound to `address`, with a note."""
+    return _explain(error, stack, address, _BIND)
 
 
-def explain_connect(error: OSError, stack: Stack, address: Any) -> None:
-    """Note on `error`, which connecting through `stack` to `address` has raised, what it means."""
-    _explain(error, stack, address, _CONNECT)
+def explain_connect(error: OSError, stack: Stack, address: Any) -> OSError:
+    """Return `error`, with which `stack` has not connected to `address`, with a note."""
+    return _explain(error, stack, address, _CONNECT)
 
 
-def explain_send(error: OSError, stack: Stack, address: Any) -> None:
-    """Note on `error`, with which a datagram of `stack` to `address` was refused, what it means."""
-    _explain(error, stack, address, _SEND)
+def explain_send(error: OSError, stack: Stack, address: Any) -> OSError:
+    """Return `error`, with which a datagram of `stack` to `address` was refused, with a note."""
+    return _explain(error, stack, address, _SEND)
 
 
 def copy_notes(source: BaseException, target: BaseException) -> None:
@@ -46,19 +46,20 @@ def _add(error: BaseException, note: str) -> None:
         error.add_note(note)
 
 
-def _explain(error: OSError, stack: Stack, address: Any, notes: dict[int, _Note]) -> None:
+def _explain(error: OSError, stack: Stack, address: Any, notes: dict[int, _Note]) -> OSError:
     note = notes.get(error.errno or 0)
     if note is None or stack.closed or not (isinstance(address, tuple) and len(address) >= 2):
-        return
+        return error
     try:
         host = ipaddress.ip_address(address[0])
         own = [ipaddress.ip_interface(text) for text in stack.addresses]
     except (OSError, ValueError):
         # A name, or a stack that is being closed by another thread.
-        return
+        return error
     # Of the host's own stack this process knows no more than the kernel has said.
     if own or not stack.kernel:
         _add(error, note(stack, _Where(host, int(address[1]), own)))
+    return error
 
 
 class _Where:

@@ -264,9 +264,7 @@ class UserSocket(SocketTransfers):
         while not self.vpoll.peek() & (OUT | ERR | HUP):
             self._wait_until(OUT, deadline)
         if number := self.do_finish_connect():
-            failed = OSError(number, os.strerror(number))
-            explain_connect(failed, self.stack, target)
-            raise failed
+            raise explain_connect(OSError(number, os.strerror(number)), self.stack, target)
 
     def connect_ex(self, address: Any) -> int:
         """Connect and return an errno instead of raising it, as `socket.connect_ex`."""

@@ -59,12 +59,8 @@ def _bind_local(
             sock.bind(address)
             return
         except OSError as exc:
-            error = OSError(
-                exc.errno,
-                f"error while attempting to bind on address {address!r}: {str(exc).lower()}",
-            )
-            explain_bind(error, stack, address)
-            failed.append(error)
+            text = f"error while attempting to bind on address {address!r}: {str(exc).lower()}"
+            failed.append(explain_bind(OSError(exc.errno, text), stack, address))
     if not failed:
         raise OSError(f"no matching local address with family={sock.family!r} found")
     errors += failed[:-1]

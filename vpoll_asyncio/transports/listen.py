@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
@@ -76,19 +77,18 @@ def _bound_sockets(
                 )
                 # The family is there, but not this address of it (gh-75125).
                 if exc.errno != errno.EADDRNOTAVAIL:
-                    error = OSError(exc.errno, message)
-                    explain_bind(error, stack, info[4])
-                    raise error from None
+                    raise explain_bind(OSError(exc.errno, message), stack, info[4]) from None
                 if debug:
                     logger.warning(message)
         if not sockets:
-            none = OSError(
-                errno.EADDRNOTAVAIL,
-                f"could not bind on any address out of {[info[4] for info in infos]!r}",
+            raise functools.reduce(
+                lambda error, info: explain_bind(error, stack, info[4]),
+                infos,
+                OSError(
+                    errno.EADDRNOTAVAIL,
+                    f"could not bind on any address out of {[info[4] for info in infos]!r}",
+                ),
             )
-            for info in infos:
-                explain_bind(none, stack, info[4])
-            raise none
     except BaseException:
         for sock in sockets:
             sock.close()
