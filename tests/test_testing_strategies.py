@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,14 +11,18 @@ import pytest
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
+from path_helpers import hosts
 from vpoll_asyncio.links import open_link, wire_pair
 from vpoll_asyncio.links.netemspec import parse_settings
+from vpoll_asyncio.stacks.memory import ManualClock
 from vpoll_asyncio.testing import (
     DATAGRAM_CALLS,
     FAULT_WORDS,
     STREAM_CALLS,
     ByteStream,
     Faults,
+    Hosts,
+    Lab,
     SocketStep,
     byte_streams,
     chunkings,
@@ -145,6 +150,26 @@ def test_faults_are_written_as_a_locator() -> None:
     )
     with open_link(found.locator("wire://locator")):
         pass
+
+
+@settings(max_examples=30, deadline=None)
+@given(byte_streams(max_size=3000, max_pieces=5), faults(FAULT_WORDS))
+def test_any_stream_arrives_over_any_faulty_path(stream: ByteStream, found: Faults) -> None:
+    with hosts(**found.settings()) as (server, client):
+        clock = server.network.clock = ManualClock()
+        lab = Lab(Hosts(server, client, "10.0.0.1", "10.0.0.2", drive=clock.step))
+        near, far = lab.pair()
+        assert lab.carry(stream, near, far) == stream.payload
+        lab.close()
+
+
+def test_nothing_arrives_over_a_partition() -> None:
+    with hosts(**Faults(loss=1.0).settings()) as (server, client):
+        clock = server.network.clock = ManualClock()
+        lab = Lab(Hosts(server, client, "10.0.0.1", "10.0.0.2", drive=clock.step))
+        waiting = lab.connecting(lab.listener())
+        assert lab.error(waiting) == errno.ETIMEDOUT
+        lab.close()
 
 
 @few
