@@ -187,6 +187,82 @@ def test_network_serves_every_kind_of_test(suite: pytest.Pytester, mode: str) ->
     run(suite, f"--asyncio-mode={mode}").assert_outcomes(passed=3)
 
 
+def test_host_that_a_fixture_activates_is_the_tests(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import asyncio
+
+        import pytest
+        import pytest_asyncio
+        import vpoll_asyncio as va
+
+
+        @pytest.fixture
+        def client(network):
+            with network.host("client").activate() as client:
+                yield client
+
+
+        def test_plain(client):
+            assert va.current_stack() is client
+
+
+        @pytest.mark.asyncio
+        async def test_pytest_asyncio(client):
+            assert va.current_stack() is client
+
+
+        @pytest_asyncio.fixture
+        async def server(network):
+            with network.host("server").activate() as server:
+                async with await asyncio.start_server(lambda _, writer: writer.close(), port=80):
+                    yield server
+
+
+        @pytest.mark.asyncio
+        async def test_with_a_server(server, client):
+            assert va.current_stack() is client
+            reader, writer = await asyncio.open_connection("server", 80)
+            assert await reader.read() == b""
+            writer.close()
+
+
+        @pytest.fixture
+        async def host(network):
+            with network.host("host").activate() as host:
+                yield host
+
+
+        @pytest.mark.anyio
+        @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+        async def test_anyio(anyio_backend, host):
+            assert va.current_stack() is host
+        """
+    )
+    run(suite).assert_outcomes(passed=4)
+
+
+def test_network_takes_the_place_of_the_stack_of_the_run(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import socket
+        import pytest
+        import vpoll_asyncio as va
+
+        def test_network(stack, network):
+            with pytest.raises(OSError, match="none of its hosts is active"):
+                socket.socket()
+            with network.host("host").activate() as host, socket.socket() as sock:
+                assert sock.stack is host
+
+        def test_stack(stack):
+            with socket.socket() as sock:
+                assert sock.stack is stack
+        """
+    )
+    run(suite, "--vpoll-stack", "memory").assert_outcomes(passed=2)
+
+
 def test_failure_names_the_seed_and_repeats_with_it(suite: pytest.Pytester) -> None:
     suite.makepyfile("def test_fails(network):\n    assert not network.seed")
     result = run(suite)
@@ -265,6 +341,37 @@ def test_several_values_run_each_test_with_each(suite: pytest.Pytester) -> None:
     assert len(names) == 12
     for name in names:
         assert {"asyncio", "uvloop"} & set(name.rstrip("]").replace("[", "-").split("-"))
+
+
+@pytest.mark.needs("uvloop")
+def test_loops_that_live_longer_are_made_anew_for_each_kind(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import asyncio
+        import pytest
+        import pytest_asyncio
+
+        pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+        @pytest_asyncio.fixture(loop_scope="module", scope="module")
+        async def made_on():
+            return asyncio.get_running_loop()
+
+        @pytest.mark.parametrize("number", range(2))
+        async def test_loop(made_on, number):
+            assert asyncio.get_running_loop() is made_on
+            print(f"<{number} {type(made_on).__name__}>")
+
+        async def test_factory(loop_factory):
+            loop = loop_factory()
+            assert type(loop) is type(asyncio.get_running_loop())
+            loop.close()
+        """
+    )
+    result = run(suite, "--vpoll-loop", "asyncio,uvloop", "-rP")
+    result.assert_outcomes(passed=6)
+    kinds = ("EventLoop", "UvloopEventLoop")
+    assert places(result) == sorted(f"<{number} {kind}>" for number in range(2) for kind in kinds)
 
 
 @pytest.mark.needs("uvloop")
