@@ -25,9 +25,9 @@ from advertisements import (
     servers,
     source_address,
 )
-from lwip_frames import ethernet, icmp, packed, parse_tcp, udp
+from lwip_frames import MAC, ethernet, icmp, packed, parse_tcp, udp
 from lwip_helpers import Peer, lwip_on_wire
-from vpoll_asyncio.links import WireLink
+from vpoll_asyncio.links import WireLink, wire_pair
 from vpoll_asyncio.stacks.lwip import LwipStack
 
 pytestmark = pytest.mark.needs("lwip")
@@ -171,6 +171,18 @@ def test_those_that_were_given_win_each_kind_by_itself() -> None:
         assert resolver(lan) == (("fd00:9::53",), ("own.example",))
 
 
+def test_those_that_are_set_later_win_until_none_are_set(lan: Lan) -> None:
+    lan.hear(servers("fd00:9::53"), domains("lab.example"))
+    lan.stack.set_dns("fd00::1")
+    assert resolver(lan) == (("fd00::1",), ("lab.example",))
+    lan.hear(servers("fd00:9::54"), domains("more.example"))
+    assert resolver(lan) == (("fd00::1",), ("lab.example", "more.example"))
+    with pytest.raises(ValueError, match="address of a name server"):
+        lan.stack.set_dns("nobody")
+    lan.stack.set_dns(())
+    assert resolver(lan)[0] == ("fd00:9::53", "fd00:9::54")
+
+
 def test_without_the_option_nothing_is_taken() -> None:
     with on_lan(rd=False, ip6="fd00::1/64") as lan:
         lan.hear(*NEWS)
@@ -191,7 +203,7 @@ def test_an_interface_that_is_down_has_none_until_it_hears_its_router_again(lan:
     assert (resolver(lan), lan.stack.routers) == (((), ()), {})
     lan.seen.clear()
     lan.stack.set_up("vde0")
-    lan.pass_time(5)
+    lan.send()
     assert any(one[54:55] == b"\x85" for one in lan.seen), "no solicitation"
     lan.hear(servers("fd00:9::54"))
     assert resolver(lan) == (("fd00:9::54",), ())
@@ -394,6 +406,39 @@ def test_of_several_routers_that_with_the_highest_preference_is_used(
     lan.hear(source=SECOND, flags=LOW)
     lan.hear(source=FIRST, flags=HIGH)
     assert lan.way() == ROUTER_MAC
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_of_routers_on_two_interfaces_the_better_one_is_used_and_left_when_it_is_gone(
+    lan: Lan, better: int
+) -> None:
+    near, far = wire_pair()
+    with far:
+        lan.stack.add_interface(link=near, iface="vde1", mac=MAC[:5] + b"\2", rd=True)
+        beside = Lan(lan.stack, far)
+        lans = (lan, beside)
+        beside.pass_time(3)
+        for number, one in enumerate(lans):
+            flags = HIGH if number == better else LOW
+            one.hear(prefix(f"fd00:{number + 1}::"), flags=flags)
+        sock = lan.keep(lan.stack.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+
+        def seen_by() -> list[int]:
+            """Where a datagram has gone."""
+            sock.sendto(b"which way", (FAR, 9))
+            lan.stack.skip_time(1)
+            return [
+                number
+                for number, one in enumerate(lans)
+                if any(got.endswith(b"which way") for got in one.send())
+            ]
+
+        assert seen_by() == [better]
+        lans[better].silent = frozenset({ROUTER})
+        for _ in range(120):
+            if seen_by() == [1 - better]:
+                break
+        assert seen_by() == [1 - better]
 
 
 def test_a_redirect_is_followed_and_outlasts_advertisements(lan: Lan) -> None:

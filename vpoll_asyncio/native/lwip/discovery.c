@@ -218,42 +218,72 @@ static int rank(const struct nd6_router_list_entry *router)
     }
 }
 
+/* Whether what goes to `hop` through the interface may get there. */
 static int is_fine(const struct netif *netif, const ip6_addr_t *hop)
 {
     for (int i = 0; i < LWIP_ND6_NUM_NEIGHBORS; i++)
-        if (neighbor_cache[i].state != ND6_NO_ENTRY && neighbor_cache[i].netif == netif
+        if (neighbor_cache[i].state != ND6_NO_ENTRY
             && ip6_addr_cmp(&neighbor_cache[i].next_hop_address, hop))
-            return !is_gone(&neighbor_cache[i]);
-    return 1;
+            return neighbor_cache[i].netif == netif && !is_gone(&neighbor_cache[i]);
+    return !ip6_addr_has_zone(hop) || ip6_addr_zone(hop) == netif_get_index(netif);
 }
 
-/* The router for a destination that no route leads to, or NULL to leave the choice to lwIP,
- * where there is none or the way is found already, be it by a redirect.
- *
- * RFC 4191, section 3.2: of those that are not known to be gone that with the highest
+/* RFC 4191, section 3.2: of the routers that are not known to be gone that with the highest
  * preference; lwIP has none, and stays with a router that does not answer. */
-const ip6_addr_t *discovery_choose(const struct netif *netif, const ip6_addr_t *dest)
+static const struct nd6_neighbor_cache_entry *best_router(const struct netif *netif)
 {
-    const struct nd6_router_list_entry *best = NULL;
+    const struct nd6_neighbor_cache_entry *best = NULL;
     int best_rank = -1;
-    for (int i = 0; i < LWIP_ND6_NUM_DESTINATIONS; i++)
-        if (ip6_addr_cmp(&destination_cache[i].destination_addr, dest)
-            && is_fine(netif, &destination_cache[i].next_hop_addr))
-            return NULL;
-    for (int i = 0; i < LWIP_ND6_NUM_PREFIXES; i++)
-        if (prefix_list[i].netif == netif && prefix_list[i].invalidation_timer > 0
-            && ip6_addr_netcmp(dest, &prefix_list[i].prefix))
-            return NULL;
     for (int i = 0; i < LWIP_ND6_NUM_ROUTERS; i++) {
-        const struct nd6_router_list_entry *router = &default_router_list[i];
+        const struct nd6_neighbor_cache_entry *router = default_router_list[i].neighbor_entry;
         int found;
-        if (router->neighbor_entry == NULL || router->neighbor_entry->netif != netif)
+        if (router == NULL || !netif_is_link_up(router->netif)
+            || (netif != NULL && router->netif != netif))
             continue;
-        found = rank(router) + (is_gone(router->neighbor_entry) ? 0 : 4);
+        found = rank(&default_router_list[i]) + (is_gone(router) ? 0 : 4);
         if (found > best_rank) {
             best_rank = found;
             best = router;
         }
     }
-    return best != NULL ? &best->neighbor_entry->next_hop_address : NULL;
+    return best;
+}
+
+/* The interface on which a destination is a neighbour by a prefix, of all or of one. */
+static struct netif *on_link(const ip6_addr_t *dest, const struct netif *netif)
+{
+    for (int i = 0; i < LWIP_ND6_NUM_PREFIXES; i++) {
+        struct netif *there = prefix_list[i].netif;
+        if (there != NULL && (netif == NULL || there == netif) && netif_is_link_up(there)
+            && prefix_list[i].invalidation_timer > 0
+            && ip6_addr_netcmp(dest, &prefix_list[i].prefix))
+            return there;
+    }
+    return NULL;
+}
+
+/* The interface for a destination that no route leads to, or NULL. */
+struct netif *discovery_route(const ip6_addr_t *dest)
+{
+    const struct nd6_neighbor_cache_entry *router;
+    struct netif *netif = on_link(dest, NULL);
+    if (netif != NULL)
+        return netif;
+    router = best_router(NULL);
+    return router != NULL ? router->netif : NULL;
+}
+
+/* The router for a destination that no route leads to, or NULL to leave the choice to lwIP,
+ * where there is none or the way is found already, be it by a redirect. */
+const ip6_addr_t *discovery_choose(const struct netif *netif, const ip6_addr_t *dest)
+{
+    const struct nd6_neighbor_cache_entry *router;
+    for (int i = 0; i < LWIP_ND6_NUM_DESTINATIONS; i++)
+        if (ip6_addr_cmp(&destination_cache[i].destination_addr, dest)
+            && is_fine(netif, &destination_cache[i].next_hop_addr))
+            return NULL;
+    if (on_link(dest, netif) != NULL)
+        return NULL;
+    router = best_router(netif);
+    return router != NULL ? &router->next_hop_address : NULL;
 }

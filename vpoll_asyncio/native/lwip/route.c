@@ -154,7 +154,7 @@ struct netif *ip6_route(const ip6_addr_t *src, const ip6_addr_t *dest)
         return netif;
     if ((route = find(1, dest->addr, NULL)) != NULL)
         return route->netif;
-    if ((netif = nd6_find_route(dest)) != NULL && netif_is_link_up(netif))
+    if ((netif = discovery_route(dest)) != NULL)
         return netif;
     return ip6_addr_ismulticast(dest) || ip6_addr_islinklocal(dest) ? nets_first() : NULL;
 }

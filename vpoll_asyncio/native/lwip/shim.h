@@ -175,6 +175,7 @@ int discovery_is_advertisement(const u8_t *packet);
 void discovery_settle(void);
 void discovery_sent(void);
 void discovery_tick(void);
+struct netif *discovery_route(const ip6_addr_t *dest);
 const ip6_addr_t *discovery_choose(const struct netif *netif, const ip6_addr_t *dest);
 
 /* scope.c */

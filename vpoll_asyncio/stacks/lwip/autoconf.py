@@ -7,15 +7,17 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv6Interface
 from typing import TYPE_CHECKING, Final
 
 from ...events import IN
 from ...vpoll import VPoll
+from ..base import Stack
 from ..dhcp import Lease
 from ..draining import until
 from ..names import ResolvConf
+from ..names.config import parse_domains, parse_servers
 from ..rd import Router
 from .config import Route
 from .dhcp import DhcpClient
@@ -217,11 +219,21 @@ class Autoconf:
         found = (tuple(servers), tuple(domains))
         if found != self._names:
             self._names = found
-            self._try(
-                self._stack.set_dns,
-                self._given.servers or found[0],
-                self._given.search or found[1],
-            )
+            self._put_names()
+
+    def give_names(self, servers: str | Iterable[str], domain: str | Iterable[str]) -> None:
+        """Let name servers and domains win over what is learned; where there are none, that holds.
+
+        Raises ValueError for what is no address and no domain and then changes nothing.
+        """
+        given = ResolvConf(parse_servers(servers), parse_domains(domain))
+        with self._lock:
+            self._given = given
+            self._put_names()
+
+    def _put_names(self) -> None:
+        servers, domains = self._names
+        Stack.set_dns(self._stack, self._given.servers or servers, self._given.search or domains)
 
     @staticmethod
     def _try(change: Callable[..., object], *arguments: object) -> bool:

@@ -231,6 +231,14 @@ class ConfiguredStack(Stack):
         """
         self._set_up(name, False)
 
+    def set_dns(self, servers: str | Iterable[str], domain: str | Iterable[str] = ()) -> None:
+        """Ask the name servers `servers` from the next look-up on, and search in `domain`.
+
+        They win over what DHCP servers and routers say; of what is empty that holds.  Raises
+        ValueError as `Stack.set_dns` does.
+        """
+        self.autoconf.give_names(servers, domain)
+
     def _set_up(self, name: str, up: bool) -> None:
         with self._configuring:
             self.refuse_closed()

@@ -160,9 +160,11 @@ class RouterDiscovery:
         self._core.settle()
 
     def resume(self) -> None:
-        """The interface is up again: lwIP solicits, and another address may come of it."""
+        """The interface is up again: solicit at once; another address may come of it."""
         self._timers.set(self._look, self._timers.now() + _LOOK)
-        self._core.settle()
+        with contextlib.suppress(OSError):
+            # It may be gone by now.
+            self._core.solicit_routers(self.port)
 
     def close(self) -> None:
         """Look no more; lwIP goes on."""
