@@ -14,6 +14,7 @@ from advertisements import (
     HIGH,
     LOW,
     MANAGED,
+    MEDIUM,
     OTHER,
     OTHER_MAC,
     ROUTER,
@@ -320,7 +321,7 @@ def test_a_network_of_neighbours_by_a_route_is_asked_for_them_again_until_they_a
 
 def test_neighbours_are_behind_the_router_once_their_prefix_is_taken_back(lan: Lan) -> None:
     lan.hear(prefix("fd00:9::", flags=0x80), prefix("fd00:a::"))
-    lan.hear(prefix("fd00:9::", 0, flags=0x80))
+    lan.send(advertised(source_address(), prefix("fd00:9::", 0, flags=0x80)))
     assert lan.way("fd00:9::77") == ROUTER_MAC
 
 
@@ -393,18 +394,19 @@ def test_another_router_takes_over_when_one_answers_no_more(lan: Lan) -> None:
     assert lan.way() == OTHER_MAC
 
 
+@pytest.mark.parametrize(("low", "high"), [(LOW, HIGH), (LOW, MEDIUM), (MEDIUM, HIGH)])
 @pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST)], ids=["before", "after"])
 def test_of_several_routers_that_with_the_highest_preference_is_used(
-    lan: Lan, order: tuple[Routed, Routed]
+    lan: Lan, order: tuple[Routed, Routed], low: int, high: int
 ) -> None:
     for router in order:
-        lan.hear(prefix("fd00:9::"), source=router, flags=HIGH if router == SECOND else LOW)
+        lan.hear(prefix("fd00:9::"), source=router, flags=high if router == SECOND else low)
     assert lan.way() == OTHER_MAC
     # Reachable or not known to be gone, RFC 4191, 3.2.
     lan.pass_time(60)
     assert lan.way() == OTHER_MAC
-    lan.hear(source=SECOND, flags=LOW)
-    lan.hear(source=FIRST, flags=HIGH)
+    lan.hear(source=SECOND, flags=low)
+    lan.hear(source=FIRST, flags=high)
     assert lan.way() == ROUTER_MAC
 
 

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.needs("lwip", "dpkt", "dnsmasq", "vdestack")
 
 MAC = "02:00:00:00:00:01"
 ROUTER = "--dhcp-option=option:router,10.9.0.53"
-OTHER_RANGE = RANGE.replace("10.9.0.100,10.9.0.150", "10.9.0.200,10.9.0.210")
+# Which is not renewed by itself within a test.
+LONG_RANGE = RANGE.replace(",120", ",43200")
+OTHER_RANGE = LONG_RANGE.replace("10.9.0.100,10.9.0.150", "10.9.0.200,10.9.0.210")
 FAR = ("192.0.2.1", 9)
 
 
@@ -103,7 +105,7 @@ def test_an_mtu_that_was_set_meanwhile_stays(lab: Lab) -> None:
 def test_an_interface_that_is_up_again_has_its_routes_and_asks_whether_its_lease_holds(
     lab: Lab,
 ) -> None:
-    with lab.serve(ROUTER) as server:
+    with lab.serve(ROUTER, LONG_RANGE) as server:
         stack = lab.open()
         lease = stack.lease
         assert lease is not None
@@ -119,7 +121,7 @@ def test_an_interface_that_is_up_again_has_its_routes_and_asks_whether_its_lease
 
 
 def test_on_another_network_the_lease_is_refused_and_another_one_had(lab: Lab) -> None:
-    with lab.serve():
+    with lab.serve(LONG_RANGE):
         stack = lab.open()
         stack.set_down("vde0")
     before = stack.addresses
