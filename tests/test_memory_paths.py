@@ -490,6 +490,20 @@ def test_a_partition_has_as_many_sides_as_groups_and_one_for_the_rest() -> None:
             assert all(network.connected(*pair) for pair in pairs)
 
 
+def test_an_acknowledgement_that_the_partition_has_lost_comes_with_the_next_segment(
+    slow: Ends,
+) -> None:
+    client, server = slow.pair()
+    client.shutdown(socket.SHUT_WR)
+    slow.after(server, RDHUP)
+    slow.network.partition([slow.server])
+    slow.clock.advance(1)
+    slow.network.heal()
+    server.shutdown(socket.SHUT_WR)
+    slow.settle()
+    assert [mask_of(sock) for sock in (client, server)] == [DEAD, DEAD]
+
+
 # Conditions that change.
 
 

@@ -194,7 +194,8 @@ def test_signal_handlers_may_send_while_the_program_does() -> None:
             nonlocal interrupted
             near.setblocking(False)
             try:
-                interrupted += near.send(b"\0")
+                count = near.send(b"\0")
+                interrupted += count
             except BlockingIOError:
                 pass
             finally:

@@ -4,7 +4,8 @@
 `opening`) and `udp` are the endpoints, `stream` and `datagram` the sockets over them.
 
 `paths` is what a program says of the ways between hosts: `conditions` keeps it, a `path` is
-one direction, a `wire` (with `sender`) carries a stream over two, and `agenda` says when.
+one direction, a `wire` (with `handshake` and `sender`) carries a stream over two, and
+`agenda` says when.
 """
 
 from __future__ import annotations

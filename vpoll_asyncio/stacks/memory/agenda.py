@@ -68,7 +68,11 @@ class ManualClock:
         """Return the seconds since the clock was made."""
         return (self._now - self._start) / SECOND
 
-    def time_ns(self) -> int:
+    def monotonic(self) -> float:
+        """Return the time in seconds, from the same start as `time.monotonic`."""
+        return self._now / SECOND
+
+    def monotonic_ns(self) -> int:
         """Return the time in nanoseconds, from the same start as `time.monotonic_ns`."""
         return self._now
 
@@ -153,7 +157,7 @@ class Agenda:
     def now(self) -> int:
         """Return the time, in nanoseconds."""
         clock = self._clock
-        return time.monotonic_ns() if clock is None else clock.time_ns()
+        return time.monotonic_ns() if clock is None else clock.monotonic_ns()
 
     def add(self, due: int, what: Due) -> None:
         """Let `what` happen at the time `due`."""

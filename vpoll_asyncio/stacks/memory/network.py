@@ -7,13 +7,14 @@ import ipaddress
 import itertools
 import os
 import threading
+import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ...hot.pipe import Lock
 from .addresses import Interface, is_loopback, is_six, oserror
-from .agenda import SECOND, Agenda
+from .agenda import Agenda
 from .ports import PortTable
 from .timewait import TimeWait, TimeWaits
 
@@ -40,12 +41,10 @@ class Network:
         self.hosts: dict[str, Host] = {}
         self.names: dict[str, Host] = {}
         self.agenda = Agenda(self)
+        self.time: Callable[[], float] = time.monotonic
+        """Tells the time of TIME_WAIT, in seconds."""
         self.conditions: Conditions | None = None
         """What is wrong between the hosts; None: nothing ever was."""
-
-    def time(self) -> float:
-        """Return the time in seconds, from any start."""
-        return self.agenda.now() / SECOND
 
     def join(self, host: Host) -> None:
         """Add `host` with its addresses and its name.
@@ -172,7 +171,7 @@ class Host:
             if interface.version == 4 and interface.network.prefixlen < 31
         )
         self.streams: PortTable[StreamPcb | TimeWait] = PortTable(_streams_may_share)
-        self.waits = TimeWaits(self.streams, net.time)
+        self.waits = TimeWaits(self.streams, net)
         self.datagrams: PortTable[DatagramPcb] = PortTable(_datagrams_may_share)
         self.listeners: dict[int, list[StreamPcb]] = {}
         self.connections: set[tuple[str, int, str, int]] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -236,6 +237,7 @@ class MemoryNetwork:
                     "traffic over a path with conditions"
                 )
             agenda.clock = clock
+            self._network.time = time.monotonic if clock is None else clock.monotonic
 
     @property
     def tcp_user_timeout(self) -> float:

@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 from ...hot.pipe import Chunk
 from .agenda import SECOND
 
-__all__ = ["Acknowledgement", "RoundTrip", "Segment", "Sender"]
+__all__ = ["RTO_MAX", "Acknowledgement", "RoundTrip", "Segment", "Sender"]
 
-# TCP_RTO_MIN, TCP_RTO_MAX and TCP_TIMEOUT_INIT.
+# TCP_RTO_MIN, TCPRTO_MAX and TCP_TIMEOUT_INIT.
 _RTO_MIN: Final = SECOND // 5
-_RTO_MAX: Final = 120 * SECOND
+RTO_MAX: Final = 120 * SECOND
 _RTO_FIRST: Final = SECOND
 _DUPLICATES: Final = 3
 
@@ -80,7 +80,7 @@ class RoundTrip:
         base = _RTO_FIRST
         if self._smoothed:
             base = self._smoothed + max(_RTO_MIN, 4 * self._deviation)
-        return min(base << min(self.backoff, 20), _RTO_MAX)
+        return min(base << min(self.backoff, 20), RTO_MAX)
 
 
 class Sender:

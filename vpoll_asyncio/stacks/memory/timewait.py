@@ -9,10 +9,10 @@ so records end when somebody next asks for a port.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from .network import Network
     from .opening import StreamPcb
     from .ports import PortTable
     from .tcp import Connection
@@ -51,14 +51,14 @@ class TimeWaits:
     """The records of one host, the oldest first.  Called under the network's lock.
 
     ports -- the host's
-    time -- returns the time in seconds
+    network -- whose time it is
     """
 
-    __slots__ = ("_next", "_ports", "_records", "_time")
+    __slots__ = ("_network", "_next", "_ports", "_records")
 
-    def __init__(self, ports: PortTable[StreamPcb | TimeWait], time: Callable[[], float]) -> None:
+    def __init__(self, ports: PortTable[StreamPcb | TimeWait], network: Network) -> None:
         self._ports = ports
-        self._time = time
+        self._network = network
         self._records: OrderedDict[Key, TimeWait] = OrderedDict()
         self._next = 0.0
 
@@ -73,10 +73,10 @@ class TimeWaits:
         known = records.get(key)
         if known is not None:
             # Its FIN has been waited for, and the minute begins anew.
-            known.until = self._time() + SECONDS
+            known.until = self._network.time() + SECONDS
             records.move_to_end(key)
             return
-        record = TimeWait(ended, self._time() + SECONDS)
+        record = TimeWait(ended, self._network.time() + SECONDS)
         records[key] = record
         self._ports.add(record, record.lport)
 
@@ -91,7 +91,7 @@ class TimeWaits:
         records = self._records
         if not records:
             return
-        now = self._time()
+        now = self._network.time()
         if now < self._next:
             return
         while records:

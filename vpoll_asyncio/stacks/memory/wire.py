@@ -20,93 +20,43 @@ from typing import TYPE_CHECKING, Final
 
 from ...hot.pipe import FIN_CAME, FIN_WAITS, NO_FIN, Chunk
 from .addresses import is_six
-from .agenda import SECOND
-from .opening import StreamPcb, find_listener
-from .path import Arrive
-from .pcb import RCV, Pcb, publish
-from .sender import Acknowledgement, Segment, Sender
-from .tcp import ESTABLISHED, FIN_WAIT, LISTEN, SYN_SENT, WIRE, Touched
+from .handshake import KNOCKING, LEFT, OPEN, OVER, Handshake
+from .pcb import RCV, publish
+from .sender import Acknowledgement, Segment
+from .tcp import FIN_WAIT, Touched
 
 if TYPE_CHECKING:
     from .conditions import Conditions
     from .network import Host
+    from .opening import StreamPcb
 
 __all__ = ["WireEnd", "wire"]
 
-# Ethernet, IP and TCP with timestamps: what netem counts of a segment besides its data.
-_HEADERS: Final = 66
-_HEADERS_SIX: Final = 86
-_MTU: Final = 1514
 _OPEN_WINDOW: Final = 1 << 62
-
-_TCP: Final = socket.IPPROTO_TCP
-_NODELAY: Final = (_TCP, socket.TCP_NODELAY)
-_SYNCNT: Final = (_TCP, socket.TCP_SYNCNT)
-_USER_TIMEOUT: Final = (_TCP, socket.TCP_USER_TIMEOUT)
-
-# Nothing yet; the SYN or the SYN/ACK has been sent; connected; ended; the endpoints have
-# each other again.
-_NEW: Final = 0
-_KNOCKING: Final = 1
-_OPEN: Final = 2
-_OVER: Final = 3
-_LEFT: Final = 4
+_NODELAY: Final = (socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 # FIN_WAITS that has been handed to the sender: no reset takes it back.
 _FIN_SENT: Final = 3
 
-# net.ipv4.tcp_synack_retries, and tcp_orphan_retries as tcp_orphan_retries() reads its 0.
-_SYNACK_RETRIES: Final = 5
+# net.ipv4.tcp_orphan_retries, as tcp_orphan_retries() reads its 0.
 _ORPHAN_RETRIES: Final = 8
 
 
-class WireEnd(StreamPcb):
-    """What an endpoint, `peer`, has in place of the one on the other host.
-
-    host -- the endpoint's
-    conditions -- the network's
-    six -- whether the packets are of IPv6
-    """
+class WireEnd(Handshake):
+    """What an endpoint, `peer`, has in place of the one on the other host."""
 
     __slots__ = (
         "_again",
         "_came",
-        "_conditions",
-        "_deadline",
         "_early",
         "_expected",
-        "_headers",
         "_last",
         "_pumping",
-        "_scheduled",
-        "_stage",
-        "_started",
-        "_tries",
         "_urgent",
-        "other",
-        "request",
-        "sender",
     )
 
-    other: WireEnd
-    """The end on the other side."""
-
     def __init__(self, host: Host, conditions: Conditions, six: bool) -> None:
-        super().__init__(host, six)
-        self._conditions = conditions
-        self._headers = _HEADERS_SIX if six else _HEADERS
-        self.sender = Sender(_MTU - self._headers)
-        """What `peer` sends."""
-        self.state = WIRE
-        self.mask = 0
-        self.rcvbuf = 0
-        self.request: StreamPcb | None = None
-        """The listener that has been knocked at, until the connection is its."""
-        self._stage = _NEW
-        self._tries = 0
-        self._deadline: int | None = None
-        self._scheduled: int | None = None
-        self._started = 0
+        super().__init__(host, conditions, six)
         self._urgent = False
         self._pumping = self._again = False
         # What comes for `peer`.
@@ -174,32 +124,22 @@ class WireEnd(StreamPcb):
 
     def changed(self) -> bool:
         """`peer` has read what it had no room for (tcp_cleanup_rbuf)."""
-        if self._stage == _OPEN:
+        if self._stage == OPEN:
             self._acknowledge(self._conditions.now())
         return False
 
     # Packets out.
 
-    @property
-    def attached(self) -> bool:
-        """Whether the endpoint still is this end's."""
-        peer = self.peer
-        return peer is not None and peer.peer is self
-
-    def _dispatch(self, now: int, arrive: Arrive, argument: object = None, size: int = 0) -> None:
-        path = self._conditions.path(self.host, self.other.host)
-        path.send(self._headers + size, arrive, argument, now)
-
-    def _reset_back(self, now: int) -> None:
-        self._dispatch(now, self.other.reset_came)
-
-    def _acknowledge(self, now: int) -> None:
-        """Tell what has come, and how much more may."""
+    def _told(self) -> Acknowledgement:
+        """What has come, and how much more may."""
         peer = self.peer
         edge = _OPEN_WINDOW
         if peer is not None and self.attached:
             edge = self._came + peer.rcvbuf - peer.used
-        told = Acknowledgement(self._expected, edge, tuple(sorted(self._early)))
+        return Acknowledgement(self._expected, edge, tuple(sorted(self._early)))
+
+    def _acknowledge(self, now: int) -> None:
+        told = self._told()
         path = self._conditions.path(self.host, self.other.host)
         due = path.surely_due(now)
         if self._last is not None and self._last[0] == due:
@@ -212,7 +152,7 @@ class WireEnd(StreamPcb):
 
     def _pump(self, now: int) -> None:
         """Send what may be sent."""
-        if self._stage != _OPEN:
+        if self._stage != OPEN:
             return
         if self._pumping:
             # A signal handler or a finalizer has interrupted what follows.
@@ -225,7 +165,8 @@ class WireEnd(StreamPcb):
                 peer = self.peer
                 options = (peer.options if peer is not None else None) or {}
                 for segment in self.sender.take(now, bool(options.get(_NODELAY))):
-                    self._dispatch(now, self.other.segment_came, segment, len(segment.data))
+                    letter = segment, self._told()
+                    self._dispatch(now, self.other.segment_came, letter, len(segment.data))
                 if not self._again:
                     break
         finally:
@@ -234,24 +175,31 @@ class WireEnd(StreamPcb):
 
     # Packets in.
 
-    def segment_came(self, segment: Segment, now: int, touched: Touched) -> None:
-        """A segment has arrived for `peer`."""
-        if self._stage == _LEFT or self.host.down:
+    def segment_came(
+        self, letter: tuple[Segment, Acknowledgement], now: int, touched: Touched
+    ) -> None:
+        """A segment has arrived for `peer`, and an acknowledgement with it."""
+        segment, told = letter
+        if self._stage == LEFT or self.host.down:
             return
         if self.request is not None:
             # It has the acknowledgement in it that the connection waits for.
             self._complete(now, touched)
             if self.request is not None:
                 return
+        if self._stage == OVER:
+            self._reset_back(now)
+            return
+        self._answered(told, now, touched)
         if segment.number >= self._expected:
-            if self._stage == _OVER or not self.attached:
+            if not self.attached:
                 self._reset_back(now)
                 return
             self._early.setdefault(segment.number, segment)
             self._deliver(now, touched)
-        if self._stage == _OPEN:
+        if self._stage == OPEN:
             self._acknowledge(now)
-            self._leave_wire(touched)
+            self.leave_wire(touched)
 
     def _deliver(self, now: int, touched: Touched) -> None:
         """Give `peer` what it has been waiting for, in order."""
@@ -295,12 +243,16 @@ class WireEnd(StreamPcb):
         self.other._last = None
         if self.request is not None:
             self._complete(now, touched)
+        self._answered(letter[0], now, touched)
+        self.leave_wire(touched)
+
+    def _answered(self, told: Acknowledgement, now: int, touched: Touched) -> None:
         peer = self.peer
-        if self._stage != _OPEN or peer is None or peer.peer is not self:
+        if self._stage != OPEN or peer is None or peer.peer is not self:
             return
         self._pumping = True
         try:
-            freed = self.sender.answered(letter[0], now)
+            freed = self.sender.answered(told, now)
         finally:
             self._pumping = False
         self.used -= freed
@@ -313,104 +265,15 @@ class WireEnd(StreamPcb):
         elif not peer.orphan and peer.changed():
             touched.append(peer)
         self._pump(now)
-        self._leave_wire(touched)
 
     def question_came(self, argument: object, now: int, touched: Touched) -> None:
         """The other side has heard nothing for long, and asks (tcp_send_probe0)."""
-        if self._stage == _OPEN and not self.host.down:
+        if self._stage == OPEN and not self.host.down:
             self._acknowledge(now)
 
-    def reset_came(self, argument: object, now: int, touched: Touched) -> None:
-        """The other side has ended the connection."""
-        if self._stage >= _OVER:
-            return
-        peer = self.peer
-        if peer is not None and peer.peer is self:
-            peer.receive_reset(touched)
-        self._end()
-
-    # Opening.
-
-    def knock(self, touched: Touched) -> None:
-        """`peer` begins to connect (tcp_connect)."""
-        self._stage = _KNOCKING
-        self._started = self._conditions.now()
-        self._send_syn(self._started)
-
-    def _send_syn(self, now: int) -> None:
-        self._dispatch(now, self.other.syn_came)
-        self._deadline = now + (SECOND << self._tries)
-        self._set_timer()
-
-    def syn_came(self, argument: object, now: int, touched: Touched) -> None:
-        """Somebody knocks at this end's host (tcp_v4_conn_request)."""
-        if self._stage >= _OVER or self.host.down:
-            return
-        if self._stage == _OPEN or self.request is not None:
-            # It has been answered, and the answer may have got lost.
-            self._dispatch(now, self.other.syn_answered)
-            return
-        key = (self.raddr, self.rport, self.laddr, self.lport)
-        if key in self.host.connections:
-            # The one before between the same ports has not heard of its end.
-            for user in self.host.streams.users(self.rport):
-                if user.key == key and isinstance(user, StreamPcb):
-                    user.receive_reset(touched)
-            return
-        listener = find_listener(self.host, self)
-        if listener is None:
-            self._reset_back(now)
-        elif not listener.full():
-            self.request = listener
-            self._stage = _KNOCKING
-            self._send_syn_answer(now)
-
-    def _send_syn_answer(self, now: int) -> None:
-        self._dispatch(now, self.other.syn_answered)
-        self._deadline = now + (SECOND << self._tries)
-        self._set_timer()
-
-    def syn_answered(self, argument: object, now: int, touched: Touched) -> None:
-        """The SYN/ACK has come (tcp_rcv_synsent_state_process)."""
-        peer = self.peer
-        if self._stage >= _OVER or self.host.down:
-            return
-        if peer is None or peer.peer is not self:
-            self._reset_back(now)
-            return
-        if peer.state == SYN_SENT:
-            peer.state = ESTABLISHED
-            self._opened(self.other.window)
-            if not self._tries:
-                self.sender.round_trip.sample(now - self._started)
-            peer.refresh()
-            touched.append(peer)
-        self._acknowledge(now)
-
-    @property
-    def window(self) -> int:
-        """How much the endpoint on this side has room for before anything has come."""
-        return (self.request or self.peer or self).rcvbuf
-
-    def _opened(self, edge: int) -> None:
-        self._stage = _OPEN
-        self._deadline = None
-        self.sender.edge = edge
-
-    def _complete(self, now: int, touched: Touched) -> None:
-        """The handshake is over: the connection waits to be accepted (tcp_check_req)."""
-        listener = self.request
-        assert listener is not None
-        if listener.state != LISTEN:
-            self.request = None
-            self._reset_back(now)
-            self._end()
-        elif not listener.full():
-            self._opened(self.other.window)
-            self.request = None
-            self.establish(listener, touched)
-            self.state = WIRE
-            self.mask = 0
+    def _end(self, stage: int = OVER) -> None:
+        super()._end(stage)
+        self._early.clear()
 
     # Joining and leaving.
 
@@ -439,7 +302,7 @@ class WireEnd(StreamPcb):
             peer.refresh()
             touched.append(peer)
 
-    def _leave_wire(self, touched: Touched) -> None:
+    def leave_wire(self, touched: Touched) -> None:
         """Let the endpoints have each other again, if nothing keeps them from it."""
         other = self.other
         if self._conditions.bad(self.host, other.host):
@@ -448,62 +311,25 @@ class WireEnd(StreamPcb):
         if not (self._settled() and other._settled()) or near is None or far is None:
             return
         near.peer, far.peer = far, near
-        self._end(_LEFT)
-        other._end(_LEFT)
+        self._end(LEFT)
+        other._end(LEFT)
         for endpoint in near, far:
             if not endpoint.orphan:
                 endpoint.refresh()
                 touched.append(endpoint)
 
-    def leave_wire(self, touched: Touched) -> None:
-        """The conditions have changed, and may have gone."""
-        self._leave_wire(touched)
-
     def _settled(self) -> bool:
         return (
-            self._stage == _OPEN
+            self._stage == OPEN
             and self.attached
             and self.sender.idle
             and not self._early
             and self.fin in (NO_FIN, FIN_CAME)
         )
 
-    def _end(self, stage: int = _OVER) -> None:
-        self._stage = stage
-        self._deadline = None
-        self.request = None
-        self.sender.purge()
-        self._early.clear()
-        self.used = 0
-
     # Time.
 
-    def _next_deadline(self) -> int | None:
-        if self._stage == _KNOCKING:
-            deadline, again, since = self._deadline, self._tries, self._started
-        elif self._stage == _OPEN:
-            sender = self.sender
-            deadline, again, since = sender.deadline, sender.unanswered, sender.since
-        else:
-            return None
-        limit = self._user_timeout()
-        if deadline is None or not again or not limit or self.request is not None:
-            return deadline
-        # As tcp_clamp_rto_to_user_timeout() has it.
-        return min(deadline, since + limit)
-
-    def _user_timeout(self) -> int:
-        peer = self.peer
-        own = peer.options.get(_USER_TIMEOUT, 0) if peer is not None and peer.options else 0
-        return int(own) * (SECOND // 1000) or round(self._conditions.tcp_user_timeout * SECOND)
-
-    def _set_timer(self) -> None:
-        due = self._next_deadline()
-        if due is not None and (self._scheduled is None or due < self._scheduled):
-            self._scheduled = due
-            self._conditions.agenda.add(due, self)
-
-    def due(self, now: int, touched: list[Pcb]) -> None:
+    def due(self, now: int, touched: Touched) -> None:
         """The timer has run out, unless it has been set anew meanwhile."""
         if self._scheduled is not None and self._scheduled <= now:
             self._scheduled = None
@@ -514,7 +340,7 @@ class WireEnd(StreamPcb):
             self._end()
         elif deadline > now:
             self._set_timer()
-        elif self._stage == _KNOCKING:
+        elif self._stage == KNOCKING:
             self._knock_again(now, touched)
         elif self._gives_up(now):
             peer = self.peer
@@ -539,27 +365,6 @@ class WireEnd(StreamPcb):
         if peer is not None and peer.orphan:
             most = min(most, _ORPHAN_RETRIES)
         return sender.unanswered >= most
-
-    def _knock_again(self, now: int, touched: Touched) -> None:
-        if self.request is not None:
-            if self._tries >= _SYNACK_RETRIES or self.request.state != LISTEN:
-                self._end()
-                return
-            self._tries += 1
-            self._send_syn_answer(now)
-            return
-        peer = self.peer
-        assert peer is not None
-        options = peer.options or {}
-        most = int(options.get(_SYNCNT, 0)) or self._conditions.tcp_syn_retries
-        limit = self._user_timeout()
-        timed_out = limit and self._tries and now - self._started >= limit
-        if self._tries >= most or timed_out:
-            peer.fail(errno.ETIMEDOUT, touched)
-            self._end()
-            return
-        self._tries += 1
-        self._send_syn(now)
 
 
 def wire(near: StreamPcb, conditions: Conditions, far_host: Host) -> WireEnd:
