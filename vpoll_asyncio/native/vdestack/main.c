@@ -35,21 +35,26 @@ static int report(int error, const char *step)
     return send_descriptors(SOCKET, &message, (unsigned)(8 + length), NULL, 0);
 }
 
-/* Whoever made the pair of sockets; children of its may hold the other end as well. */
-static int watch_client(void)
+/* Whoever made the pair of sockets; children of its may hold the other end as well.
+ * Returns whether it lives, with its descriptor or, on a kernel that has none, -1. */
+static int watch_client(int *client)
 {
     struct ucred peer = {0};
     socklen_t size = sizeof peer;
+    *client = -1;
     if (getsockopt(SOCKET, SOL_SOCKET, SO_PEERCRED, &peer, &size) || peer.pid <= 0)
-        return -1;
-    return (int)syscall(SYS_pidfd_open, peer.pid, 0);
+        return 1;
+    *client = (int)syscall(SYS_pidfd_open, peer.pid, 0);
+    return *client >= 0 || errno != ESRCH;
 }
 
 int main(int argc, char **argv)
 {
     if (argc != 4 || detach(atoi(argv[1]), "vpoll-vdestack"))
         return 2;
-    int client = watch_client(), device;
+    int client, device;
+    if (!watch_client(&client))
+        return 1;
     const char *failed = make_network(argv[2], !strcmp(argv[3], "tun"), &device);
     if (failed) {
         report(errno, failed);

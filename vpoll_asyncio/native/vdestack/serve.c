@@ -2,7 +2,8 @@
  *
  * A request is five native 32-bit integers: an operation, a number that the answer
  * repeats, and for OP_SOCKET the three arguments of socket(2).  The answer is the number
- * and an errno, and the socket with it when that is 0.  OP_CHANNEL brings another socket
+ * and an errno, or when that is 0 two of these: one with the socket, and one that says that
+ * nobody else has it any more, so that closing it ends it.  OP_CHANNEL brings another socket
  * to ask over and has no answer, and neither has OP_END. */
 
 #define _GNU_SOURCE
@@ -45,9 +46,11 @@ static void make_socket(int channel, const struct request *request)
 {
     int fd = socket(request->family, request->type | SOCK_CLOEXEC, request->protocol);
     struct answer answer = {request->number, fd < 0 ? errno : 0};
-    send_descriptors(channel, &answer, sizeof answer, &fd, fd >= 0);
-    if (fd >= 0)
+    if (fd >= 0) {
+        send_descriptors(channel, &answer, sizeof answer, &fd, 1);
         close(fd);
+    }
+    send_descriptors(channel, &answer, sizeof answer, NULL, 0);
 }
 
 enum verdict { STAY, GONE, END };

@@ -62,6 +62,11 @@ class Bridge:
             raise
         _bridges.add(self)
 
+    @property
+    def here(self) -> bool:
+        """Whether this is called by the thread that carries frames."""
+        return threading.current_thread() is self._thread
+
     def _run(self) -> None:
         try:
             self._carry()

@@ -26,7 +26,9 @@ INTERFACE: Final = "vde0"
 """The name of the namespace's interface."""
 
 _SOCKET, _CHANNEL, _END = 1, 2, 3
+# Seconds: it may have to wait for the kernel to take other namespaces apart.
 _START_TIMEOUT: Final = 60.0
+_ANSWER_TIMEOUT: Final = 15.0
 _END_TIMEOUT: Final = 10.0
 
 _head: Final = struct.Struct("=ii")
@@ -42,6 +44,9 @@ _HINTS: Final = {
     (errno.ENOENT, "open /dev/net/tun"): "the kernel's tun module is missing: modprobe tun",
     (errno.EACCES, "open /dev/net/tun"): "its mode must let this user write: chmod 666",
 }
+
+# Of a descriptor of our own, in a forked child.
+_SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 # Taken before `install` replaces the name.
 _KernelSocket: Final = socket.socket
@@ -59,6 +64,16 @@ def _receive(sock: socket.socket, size: int) -> tuple[bytes, int]:
     return data, -1
 
 
+class _Answer:
+    """What the helper has said so far: `error` is None until it has said all."""
+
+    __slots__ = ("error", "fd")
+
+    def __init__(self) -> None:
+        self.error: int | None = None
+        self.fd = -1
+
+
 class _Channel:
     """Asks the helper for sockets; threads and signal handlers may ask at once."""
 
@@ -67,30 +82,38 @@ class _Channel:
         self._lock = threading.RLock()
         self._number = 0
         # A signal handler that asks may receive what the code below it waits for.
-        self._waiting: dict[int, tuple[int, int] | None] = {}
+        self._waiting: dict[int, _Answer] = {}
 
     def ask(self, family: int, kind: int, proto: int) -> tuple[int, int]:
-        """Return (errno, descriptor).  Raises OSError or EOFError when the helper is gone."""
+        """Return (errno, descriptor).
+
+        Raises OSError or EOFError when the helper is gone, TimeoutError when it is silent.
+        """
         with self._lock:
             self._number = number = self._number + 1 & 0x7FFFFFFF
-            self._waiting[number] = None
+            answer = self._waiting[number] = _Answer()
             try:
                 self.sock.send(_request.pack(_SOCKET, number, family, kind, proto))
-                while (answer := self._waiting[number]) is None:
+                while answer.error is None:
                     data, fd = _receive(self.sock, _answer.size)
                     if not data:
                         raise EOFError
                     got, error = _answer.unpack(data)
-                    if got in self._waiting:
-                        self._waiting[got] = (error, fd)
-                    elif fd >= 0:
+                    asked = self._waiting.get(got)
+                    if fd < 0:
+                        # The last of it: the helper has closed its own descriptor.
+                        if asked is not None:
+                            asked.error = error
+                    elif asked is not None:
+                        asked.fd = fd
+                    else:
                         os.close(fd)
-                self._waiting[number] = None
-                return answer
+                fd, answer.fd = answer.fd, -1
+                return answer.error, fd
             finally:
-                left = self._waiting.pop(number, None)
-                if left is not None and left[1] >= 0:
-                    os.close(left[1])
+                del self._waiting[number]
+                if answer.fd >= 0:
+                    os.close(answer.fd)
 
     def another(self) -> _Channel:
         """Return a channel of a forked child's own, in place of this one of its parent's."""
@@ -122,28 +145,41 @@ class Namespace:
         program = native.build("vdestack")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.getpid()
-        self._process = -1
+        self._process = self.device = -1
         try:
+            ours.settimeout(_START_TIMEOUT)
             with theirs:
                 kind = "tun" if packets else "tap"
                 command = [str(program), str(theirs.fileno()), INTERFACE, kind]
                 run_in_background(command, theirs.fileno())
-            ours.settimeout(_START_TIMEOUT)
             message, self.device = _receive(ours, 4096)
-            self.helper = self._started(message)
-            ours.settimeout(None)
+            self.helper = self._started(message, str(program))
+            ours.settimeout(_ANSWER_TIMEOUT)
             # A kernel before 5.3 has no descriptors of processes.
             with contextlib.suppress(OSError):
                 self._process = os.pidfd_open(self.helper)
+        except TimeoutError:
+            ours.close()
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"no network namespace: the helper process {program} has not answered for "
+                f"{_START_TIMEOUT:g} s: is it stopped (state T in ps)?",
+            ) from None
         except BaseException:
             ours.close()
+            if self.device >= 0:
+                os.close(self.device)
             raise
         self._channel = _Channel(ours)
         self._inherited = False
 
-    def _started(self, message: bytes) -> int:
+    def _started(self, message: bytes, program: str) -> int:
         if not message:
-            raise OSError(errno.ENOEXEC, "the helper process ended without a word")
+            raise OSError(
+                errno.ENETDOWN,
+                "no network namespace: the helper process ended without a word; it was killed, or "
+                f"{program} cannot be executed (is its file system mounted noexec?)",
+            )
         code, pid = _head.unpack_from(message)
         if code:
             step = message[_head.size :].decode()
@@ -156,14 +192,28 @@ class Namespace:
         return int(pid)
 
     def socket(self, family: int, kind: int, proto: int) -> int:
-        """Return the descriptor of a new socket.  Raises OSError: socket(2)'s, ENETDOWN."""
+        """Return the descriptor of a new socket.
+
+        Raises OSError: socket(2)'s, ENETDOWN when the helper has ended, ETIMEDOUT when it
+        does not answer.
+        """
         try:
             if self._inherited:
                 self._channel, self._inherited = self._channel.another(), False
             error, fd = self._channel.ask(family, kind, proto)
-        except (EOFError, ConnectionError):
+        except TimeoutError:
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"the process {self.helper}, which makes the vdestack's sockets, has not answered "
+                f"for {_ANSWER_TIMEOUT:g} s: is it stopped (state T in ps)?",
+            ) from None
+        except (EOFError, OSError) as exc:
+            if isinstance(exc, OSError) and exc.errno in _SHORTAGES:
+                raise
             raise OSError(
-                errno.ENETDOWN, "the process that makes the vdestack's sockets has ended"
+                errno.ENETDOWN,
+                f"the process {self.helper}, which makes the vdestack's sockets, has ended: "
+                "close the stack and open another",
             ) from None
         if error:
             raise OSError(error, os.strerror(error))
@@ -186,6 +236,9 @@ class Namespace:
         if os.getpid() == self._pid:
             with contextlib.suppress(OSError):
                 channel.send(_request.pack(_END, 0, 0, 0, 0), socket.MSG_NOSIGNAL)
+            # A thread that asks for a socket at this moment waits no longer.
+            with contextlib.suppress(OSError):
+                channel.shutdown(socket.SHUT_RDWR)
         channel.close()
         process, self._process = self._process, -1
         if process < 0:
@@ -197,5 +250,6 @@ class Namespace:
                 if not ended.poll(_END_TIMEOUT * 1000):
                     with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(process, signal.SIGKILL)
+                    ended.poll(_END_TIMEOUT * 1000)
         finally:
             os.close(process)

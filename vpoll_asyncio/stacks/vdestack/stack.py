@@ -29,13 +29,15 @@ from ..lwip.config import (
 )
 from ..names import Resolver
 from .bridge import Bridge
-from .finishing import close_sockets, finished
+from .finishing import close_sockets, delivered, finished
 from .namespace import INTERFACE, Namespace
 from .rtnetlink import Netlink
 
 __all__ = ["VdeStack"]
 
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_PACKET, socket.AF_NETLINK)
+# Seconds that `close` waits for acknowledgements.
+_LAST: Final = 0.5
 _SWITCHES: Final = (
     ("kernel/unprivileged_userns_clone", "0"),
     ("kernel/apparmor_restrict_unprivileged_userns", "1"),
@@ -66,6 +68,8 @@ class VdeStack(Stack):
     Every method may be called from any thread.
 
     `close` ends the helper and the interface: open sockets then hear nothing any more.
+    What closed ones had still to send it waits for, half a second at most; `drain` before
+    it has open ones closed and waits as long as it is told.
     After fork(2) a child's sockets, old and new, work as long as the parent keeps the
     stack open; the child's `close` lets go of its copy only.
 
@@ -297,6 +301,13 @@ class VdeStack(Stack):
             return
         self._closed = True
         _open.discard(self)
+        try:
+            if os.getpid() == self._opener and not self._bridge.here:
+                until(self, _LAST, lambda: delivered(self.helper) or self.link_error is not None)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         netlink = getattr(self, "_netlink", None)
         if netlink is not None:
             netlink.close()
