@@ -196,6 +196,48 @@ def test_sock_methods_work_on_the_hosts_sockets(network: Network, run: Run[Any])
     assert run(main()) == b"hello"
 
 
+def test_readers_and_writers_of_the_hosts_sockets(network: Network, run: Run[Any]) -> None:
+    host = network.host("host", "10.0.0.1")
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        seen: list[str] = []
+        both = asyncio.Event()
+
+        def happened(sock: socket.socket, what: str) -> None:
+            seen.append(what)
+            (loop.remove_reader if what == "readable" else loop.remove_writer)(sock)
+            if len(seen) == 2:
+                both.set()
+
+        with host.activate(), socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind(("10.0.0.1", 53))
+            loop.add_reader(sock, happened, sock, "an older reader")
+            loop.add_reader(sock, happened, sock, "readable")
+            sock.sendto(b"!", ("10.0.0.1", 53))
+            loop.add_writer(sock, happened, sock, "writable")
+            await both.wait()
+            assert not loop.remove_reader(sock)
+            assert sock.recv(1) == b"!"
+        return seen
+
+    assert sorted(run(main())) == ["readable", "writable"]
+
+
+def test_kernel_descriptors_keep_their_readers(network: Network, run: Run[Any]) -> None:
+    async def main() -> None:
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        one, other = socket.socketpair()
+        with one, other:
+            loop.add_reader(one, readable.set)
+            other.send(b"!")
+            await readable.wait()
+            loop.remove_reader(one)
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     "attempt",
     [

@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ... import transports
+from ...events import IN, OUT
 from ...program.loops import uvloop_module
 from ...sockets import UserSocket
 from ...stacks.base import Stack
 from ...stacks.current import current_stack
 from ...stacks.host import is_host
 from ...transports import sockops
+from ...vpoll import VPoll
+from ...watch import Watch
 
 __all__ = ["stock_loops_dispatching"]
 
@@ -112,6 +115,61 @@ def _name(stock: _Stock) -> Any:
     return getnameinfo
 
 
+_watches: Final[dict[asyncio.AbstractEventLoop, dict[tuple[VPoll, int], Watch]]] = {}
+"""The readers (IN) and writers (OUT) that user sockets have on stock uvloop's loops."""
+
+
+def _watched_of(loop: asyncio.AbstractEventLoop) -> dict[tuple[VPoll, int], Watch]:
+    if loop not in _watches:
+        for other in [known for known in _watches if known.is_closed()]:
+            _unwatch(_watches.pop(other))
+    return _watches.setdefault(loop, {})
+
+
+def _unwatch(watches: dict[tuple[VPoll, int], Watch]) -> None:
+    while watches:
+        watches.popitem()[1].cancel()
+
+
+def _adding(stock: _Stock, interest: int) -> Any:
+    @functools.wraps(stock)
+    def add(self: Any, fileobj: Any, callback: Callable[..., object], *args: Any) -> Any:
+        if not isinstance(fileobj, UserSocket):
+            return stock(self, fileobj, callback, *args)
+        if self.is_closed():
+            raise RuntimeError("Event loop is closed")
+        watches = _watched_of(self)
+        new = Watch(self, fileobj.vpoll, interest, callback, args=args)
+        old = watches.pop((fileobj.vpoll, interest), None)
+        watches[fileobj.vpoll, interest] = new
+        if old is not None:
+            old.cancel()
+        return None
+
+    return add
+
+
+def _removing(stock: _Stock, interest: int) -> Any:
+    @functools.wraps(stock)
+    def remove(self: Any, fileobj: Any) -> Any:
+        if not isinstance(fileobj, UserSocket):
+            return stock(self, fileobj)
+        watch = _watches.get(self, {}).pop((fileobj.vpoll, interest), None)
+        if watch is not None:
+            watch.cancel()
+        return watch is not None
+
+    return remove
+
+
+# libuv would poll a descriptor of the socket's, and there is none that it could not misuse.
+_OF_UVLOOP: Final[dict[str, Callable[[_Stock], Any]]] = {
+    "add_reader": lambda stock: _adding(stock, IN),
+    "add_writer": lambda stock: _adding(stock, OUT),
+    "remove_reader": lambda stock: _removing(stock, IN),
+    "remove_writer": lambda stock: _removing(stock, OUT),
+}
+
 _REPLACEMENTS: Final[dict[str, Callable[[_Stock], Any]]] = {
     "create_connection": lambda stock: _making(stock, transports.create_connection),
     "create_server": lambda stock: _making(stock, _serve),
@@ -137,8 +195,8 @@ _depth = 0
 _undo: Final = contextlib.ExitStack()
 
 
-def _dispatch(cls: Any) -> None:
-    for name, replacement in _REPLACEMENTS.items():
+def _dispatch(cls: Any, replacements: dict[str, Callable[[_Stock], Any]]) -> None:
+    for name, replacement in replacements.items():
         stock = getattr(cls, name)
         if name in vars(cls):
             _undo.callback(setattr, cls, name, stock)
@@ -151,8 +209,10 @@ def _dispatch(cls: Any) -> None:
 def stock_loops_dispatching() -> Iterator[None]:
     """Have stock asyncio's and uvloop's loops ask for the current stack, for the whole process.
 
-    Loops that exist already are covered, as are classes derived from theirs; unix sockets,
-    pipes, processes and kernel sockets that a program hands in stay the loop's own.
+    Loops that exist already are covered, as are classes derived from theirs.  uvloop's then
+    take user sockets in `add_reader` and `add_writer`, as asyncio's do by the descriptor.
+    Unix sockets, pipes, processes and kernel sockets that a program hands in stay the
+    loop's own.
     Entering it imports uvloop where it is installed: enter it before
     `vpoll_asyncio.install`, since uvloop takes the kernel's names from the socket module.
     Nests; may be entered from any thread.
@@ -160,10 +220,10 @@ def stock_loops_dispatching() -> Iterator[None]:
     global _depth
     with _lock:
         if not _depth:
-            _dispatch(selector_events.BaseSelectorEventLoop)
+            _dispatch(selector_events.BaseSelectorEventLoop, _REPLACEMENTS)
             uvloop = uvloop_module()
             if uvloop is not None:
-                _dispatch(uvloop.Loop)
+                _dispatch(uvloop.Loop, {**_REPLACEMENTS, **_OF_UVLOOP})
         _depth += 1
     try:
         yield
@@ -172,3 +232,5 @@ def stock_loops_dispatching() -> Iterator[None]:
             _depth -= 1
             if not _depth:
                 _undo.close()
+                while _watches:
+                    _unwatch(_watches.popitem()[1])
