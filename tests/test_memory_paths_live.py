@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -21,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from memory_helpers import BOUND, failure, until
+from memory_helpers import BOUND, failure, mask_of, until
 from path_helpers import PORT, ends, hosts
 from processes import ROOT
-from vpoll_asyncio import streams
+from vpoll_asyncio import EventMask, streams
 from vpoll_asyncio.loops import EventLoop
 from vpoll_asyncio.stacks.memory import ManualClock, MemoryStack, agenda
 from vpoll_asyncio.testing.stack_suite.loops import LOOPS
@@ -262,17 +263,71 @@ def test_conditions_may_change_while_threads_send_and_receive() -> None:
     assert got == data[::-1]
 
 
+def in_child(check: Callable[[], bool]) -> bool:
+    """Whether `check` holds in a child of fork(2)."""
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_a_child_gets_what_was_under_way_when_it_was_forked() -> None:
     with hosts(delay="20ms") as (server, client), connected(server, client) as (near, far):
         near.send(b"to both")
-        child = os.fork()
-        if not child:
-            try:
-                os._exit(0 if far.recv(100) == b"to both" else 1)
-            finally:
-                os._exit(2)
+        assert in_child(lambda: far.recv(100) == b"to both")
         assert far.recv(100) == b"to both"
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_child_hears_what_the_thread_was_about_to_tell_when_it_was_forked() -> None:
+    with hosts(delay="1ms") as (server, client), contextlib.ExitStack() as stack:
+        telling, told = threading.Event(), threading.Event()
+        receivers = []
+        for port in (1, 2):
+            receiver = stack.enter_context(server.socket(type=socket.SOCK_DGRAM))
+            receiver.bind((ADDRESS[0], port))
+            receivers.append(receiver)
+
+        def hold(mask: int) -> None:
+            if mask & EventMask.IN and not telling.is_set():
+                telling.set()
+                assert told.wait(BOUND)
+
+        receivers[0].vpoll.add_waiter(hold)  # type: ignore[attr-defined]
+        stack.callback(told.set)
+        sender = stack.enter_context(client.socket(type=socket.SOCK_DGRAM))
+        with server.host.network.lock:
+            # Both arrive in one turn of the thread.
+            for port in (1, 2):
+                sender.sendto(b"x", (ADDRESS[0], port))
+            until(lambda: (server.host.network.agenda.next or 0) < time.monotonic_ns())
+        assert telling.wait(BOUND)
+        assert not mask_of(receivers[1]) & EventMask.IN
+        assert in_child(lambda: bool(mask_of(receivers[1]) & EventMask.IN))
+
+
+def test_a_child_can_move_a_clock_that_another_thread_was_moving() -> None:
+    with ends(delay="1ms") as made:
+        receiver, sender = made.receiver(), made.datagram()
+        moving, moved = threading.Event(), threading.Event()
+
+        def hold(mask: int) -> None:
+            if mask & EventMask.IN and not moving.is_set():
+                moving.set()
+                assert moved.wait(BOUND)
+
+        receiver.vpoll.add_waiter(hold)  # type: ignore[attr-defined]
+        sender.sendto(b"x", made.address)
+        mover = threading.Thread(target=made.clock.advance, args=(1,))
+        mover.start()
+        try:
+            assert moving.wait(BOUND)
+            assert in_child(lambda: made.clock.advance(1) is None)  # type: ignore[func-returns-value]
+        finally:
+            moved.set()
+            mover.join()
 
 
 PROGRAM = """

@@ -105,6 +105,11 @@ class ManualClock:
             self._happen(*found)
             return True
 
+    def forked(self) -> None:
+        """In the child of fork(2), where a thread that moves the clock is gone."""
+        if not self._lock._is_owned():  # type: ignore[attr-defined]
+            self._lock = threading.RLock()
+
     def join(self, agenda: Agenda) -> None:
         """Let what waits in `agenda` depend on this clock."""
         self._agendas.add(agenda)
@@ -134,6 +139,7 @@ class Agenda:
         self._running = False
         self._asleep_until = 0
         self._ending = False
+        self._telling: list[Pcb] = []
 
     @property
     def next(self) -> int | None:
@@ -172,7 +178,7 @@ class Agenda:
     def run(self, now: int, most: int = _BATCH) -> None:
         """Let up to `most` things that are due at `now` happen.  Called without the lock."""
         heap = self._heap
-        touched: list[Pcb] = []
+        touched = self._telling = []
         error: BaseException | None = None
         try:
             with self.network.lock:
@@ -186,6 +192,7 @@ class Agenda:
                 except Exception as exc:
                     # A waiter's own: the others have to hear of theirs all the same.
                     error = error or exc
+            self._telling = []
         if error is not None:
             raise error
 
@@ -231,13 +238,19 @@ class Agenda:
                 # A waiter has raised it: nobody else's business may stop for that.
                 _report(self)
 
-    def forked(self) -> None:
-        """In the child of fork(2): what waits goes on there, in a thread of its own."""
+    def forked(self) -> list[Pcb]:
+        """In the child of fork(2): what waits goes on there, in a thread of its own.
+
+        Returns the blocks whose masks a thread of the parent was about to show.
+        """
+        if self._clock is not None:
+            self._clock.forked()
         if self._running:
             self._running = False
             self._sleeper = None
             if self._heap:
                 self._start()
+        return self._telling
 
     def end(self) -> None:
         """The interpreter ends: nothing happens any more.  Waits for the thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import itertools
@@ -120,9 +121,12 @@ class _Fork:
         _making.release()
 
     def after_in_child(self) -> None:
-        for net in self._held:
-            net.agenda.forked()
+        untold = [pcb for net in self._held for pcb in net.agenda.forked()]
         self.after()
+        for pcb in untold:
+            with contextlib.suppress(OSError):
+                # A kernel object of its own belongs to the parent (`VPoll`).
+                pcb.show()
 
 
 _fork = _Fork()
