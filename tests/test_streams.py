@@ -125,6 +125,8 @@ async def test_a_socket_decides_for_itself(hosts: Hosts) -> None:
         assert await ask(b"hello\n", sock=connection) == b"HELLO\n"
 
 
+# Loops of ours warn, as test_host_sockets.py has it: the socket is the host's, the stack is not.
+@pytest.mark.filterwarnings("ignore:create_connection.. got a socket of the host:RuntimeWarning")
 @on_every_loop
 async def test_a_kernel_socket_goes_to_the_loop(hosts: Hosts) -> None:
     with socket.socket() as listener:
