@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 
 from .base import SuiteBase, on_loopback
-from .lab import FIONREAD, Hosts, ask, error_of, linger_zero
+from .lab import BOUND, FIONREAD, Hosts, ask, error_of, linger_zero
 from .oracle import Both, Oracle, Outcome, free_ports, outcome
 
 MOST_SOCKETS = 8
@@ -40,15 +40,21 @@ _STEPS = 40
 
 
 def run_program(
-    machine: type[Differential], hosts: Hosts, examples: int, patient: bool, without: Iterable[str]
+    machine: type[Differential],
+    hosts: Hosts,
+    examples: int,
+    patient: bool,
+    without: Iterable[str],
+    bound: float = BOUND,
 ) -> None:
     """Run `examples` random programs of `machine` on the server host of `hosts`.
 
     patient -- whether to wait for what takes the kernel seconds: a SYN that is sent again
     without -- rules that are left out
+    bound -- seconds after which a state that should come has not come
     """
     body: dict[str, Any] = dict.fromkeys(without)
-    body |= {"hosts": on_loopback(hosts), "patient": patient}
+    body |= {"hosts": on_loopback(hosts), "patient": patient, "bound": bound}
     made = type(machine.__name__, (machine,), body)
     run_state_machine_as_test(
         made,
@@ -68,10 +74,12 @@ class Differential(Oracle, RuleBasedStateMachine):
     """Where the programs run, both hosts the same."""
     patient: ClassVar[bool] = False
     """Whether to wait for what takes the kernel seconds: a SYN that is sent again."""
+    bound: ClassVar[float] = BOUND
+    """Seconds after which a state that should come has not come."""
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
-        Oracle.__init__(self, self.hosts)
+        Oracle.__init__(self, self.hosts, self.bound)
         self.fixed = [0, *free_ports(3)]
 
     def pick(self, index: int) -> Both:
@@ -177,4 +185,4 @@ class ProgramSuite(SuiteBase):
     def run_program(self, name: str, hosts: Hosts) -> None:
         """Run random programs, without the rules that are declared to differ."""
         without = [key.partition(".")[2] for key in self.differences if key.startswith(f"{name}.")]
-        run_program(self.programs[name], hosts, self.examples, self.patient, without)
+        run_program(self.programs[name], hosts, self.examples, self.patient, without, self.bound)
