@@ -30,6 +30,10 @@ _HEADER: Final = 5
 _RECORD: Final = 1 << 14
 
 
+# After all others OpenSSL refuses whatever it is asked.
+_GOES_ON: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLZeroReturnError)
+
+
 class TlsOwner(Protocol):
     """What a `TlsChannel` asks of its socket."""
 
@@ -46,8 +50,38 @@ class TlsOwner(Protocol):
         """
 
 
-def _want_write() -> ssl.SSLWantWriteError:
-    return ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "The operation did not complete (write)")
+_Error = TypeVar("_Error", bound=ssl.SSLError)
+
+
+def _error(kind: type[_Error], number: int, text: str) -> _Error:
+    """Return an error with the attributes of those that `ssl` makes itself."""
+    error = kind(number, text)
+    error.library = error.reason = None  # type: ignore[assignment]
+    return error
+
+
+def _refusal(reason: str, text: str) -> ssl.SSLError:
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, text)
+    error.library, error.reason = "SSL", reason
+    return error
+
+
+def _end_of_file() -> ssl.SSLError:
+    return _error(ssl.SSLEOFError, ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
+
+
+def _zero_return() -> ssl.SSLError:
+    return _error(
+        ssl.SSLZeroReturnError,
+        ssl.SSL_ERROR_ZERO_RETURN,
+        "TLS/SSL connection has been closed (EOF)",
+    )
+
+
+def _want_write() -> ssl.SSLError:
+    return _error(
+        ssl.SSLWantWriteError, ssl.SSL_ERROR_WANT_WRITE, "The operation did not complete (write)"
+    )
 
 
 class TlsChannel:
@@ -86,6 +120,11 @@ class TlsChannel:
         # Of a write that could not be completed: how much of it is encrypted, and how much
         # the next one must bring.
         self._begun = (0, 0)
+        # The peer's close notice has come; OpenSSL can do nothing more; a record of data could
+        # not be sent, which it would try again before any other.
+        self._ended = self._broken = self._stuck = False
+        # Our own close notice has been written, or could not be: no data may follow.
+        self._notified = self._silenced = False
         self._tls = tls_over_buffers(
             context, self._incoming, self._outgoing, server_side, server_hostname, owner, session
         )
@@ -130,6 +169,9 @@ class TlsChannel:
                 # Nothing will ever be sent again, but OpenSSL has its say first.
                 self._unsent = memoryview(b"")
                 self._outgoing.read()
+                if self._ended:
+                    # SSL_get_error(3) looks for the notice before it looks at errno.
+                    raise _zero_return() from None
                 raise
             self._unsent = self._unsent[sent:]
 
@@ -178,7 +220,9 @@ class TlsChannel:
                 self._flush()
                 if not self._fill():
                     raise
-            except OSError:
+            except OSError as error:
+                if isinstance(error, ssl.SSLError) and not isinstance(error, _GOES_ON):
+                    self._broken = True
                 # Perhaps with an alert that tells the peer why.
                 try:
                     self._flush()
@@ -235,7 +279,10 @@ class TlsChannel:
         Raises as `do_handshake`.
         """
         arguments = (size,) if buffer is None else (size, buffer)
-        return self._run("read", functools.partial(self._tls.read, *arguments), complete=False)
+        result = self._run("read", functools.partial(self._tls.read, *arguments), complete=False)
+        if not result and (size if buffer is None else memoryview(buffer).nbytes):
+            self._ended = True
+        return result
 
     def write(self, data: Any) -> int:
         """Send all of `data`; return its length.
@@ -245,24 +292,24 @@ class TlsChannel:
         what is left: as OpenSSL has it.  Raises as `do_handshake`.
         """
         view = memoryview(data).cast("B")
+        if self._silenced:
+            raise _refusal("PROTOCOL_IS_SHUTDOWN", "protocol is shutdown")
         with self._lock:
             (done, least), self._begun = self._begun, (0, 0)
             if len(view) < least:
                 self._begun = done, least
-                error = ssl.SSLError(
-                    ssl.SSL_ERROR_SSL,
+                raise _refusal(
+                    "BAD_LENGTH",
                     f"bad length: a write of {least} bytes was begun, "
                     "and is to be repeated with the same data",
                 )
-                error.library, error.reason = "SSL", "BAD_LENGTH"
-                raise error
 
         def encrypt() -> int:
             nonlocal done
             while self._flush():
                 if done and done >= len(view):
                     return done
-                if self._tls.version() is None:
+                if self._tls.version() is None and not self._broken:
                     # What ends the handshake goes out first: a peer that has gone answers it
                     # with a reset, and the data are known to be lost.
                     self._tls.do_handshake()
@@ -277,11 +324,10 @@ class TlsChannel:
         except (ssl.SSLWantWriteError, TimeoutError):
             self._begun = done, len(view)
             raise
-        except ssl.SSLError:
-            raise
-        except OSError:
-            if done:
+        except OSError as error:
+            if done and (not isinstance(error, ssl.SSLError) or self._ended):
                 self._begun = 0, len(view)
+                self._stuck = True
             raise
 
     def shutdown(self) -> Any:
@@ -289,5 +335,25 @@ class TlsChannel:
 
         Raises as `do_handshake`.
         """
-        self._run("read", self._tls.shutdown)
+        self._run("read", self._notify)
         return self._owner()
+
+    def _notify(self) -> Any:
+        # Over a descriptor a notice that cannot be sent ends it, before anything is read.
+        if not self._notified and self._tls.version() is not None:
+            if self._stuck and self._silenced:
+                raise _refusal("BAD_WRITE_RETRY", "bad write retry")
+            if self._stuck:
+                self._silenced = True
+                raise _zero_return() if self._ended else _end_of_file()
+            try:
+                self._hooks.do_send(b"", 0, None)
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                self._silenced = True
+                if self._ended:
+                    raise _zero_return() from None
+                raise
+            self._notified = True
+        return self._tls.shutdown()
