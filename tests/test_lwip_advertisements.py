@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +31,7 @@ from lwip_frames import MAC, ethernet, icmp, packed, parse_tcp, udp
 from lwip_helpers import Peer, lwip_on_wire
 from vpoll_asyncio.links import WireLink, wire_pair
 from vpoll_asyncio.stacks.lwip import LwipStack
+from vpoll_asyncio.stacks.lwip.driver import NEVER
 
 pytestmark = pytest.mark.needs("lwip")
 
@@ -534,6 +536,14 @@ def test_a_malformed_message_of_discovery_does_not_reach_raw_sockets(lan: Lan) -
 
 
 # Waiting.
+
+
+def test_nothing_of_python_runs_where_no_router_is_heard_or_none_has_a_prefix(lan: Lan) -> None:
+    assert lan.stack.core.timers.due == NEVER
+    lan.hear(lifetime=9000)
+    lan.pass_time(10)
+    # When what the router has said ends.
+    assert lan.stack.core.timers.due / 1000 > time.monotonic() + 3600
 
 
 async def test_a_router_without_a_prefix_is_named_when_waiting_was_in_vain(lan: Lan) -> None:

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 # Seconds between two looks: lwIP itself acts once a second.
 _LOOK: Final = 0.1
+# Looks after an advertisement: nobody else has an address after two seconds.
+_LOOKS: Final = 50
 # Messages that are read before others get their turn.
 _BATCH: Final = 32
 _LARGEST: Final = 65535
@@ -64,6 +66,7 @@ class RouterDiscovery:
         self._changed = changed
         self._routers = Routers(port.name)
         self._told: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        self._looks_left = 0
         self._lock = threading.RLock()
         sock = stack.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
         assert isinstance(sock, UserSocket)
@@ -78,7 +81,6 @@ class RouterDiscovery:
         except BaseException:
             sock.close()
             raise
-        self._timers.set(self._look, self._timers.now() + _LOOK)
 
     @property
     def configured(self) -> bool:
@@ -142,14 +144,16 @@ class RouterDiscovery:
                 return exc.errno != errno.EBADF
             source = ipaddress.IPv6Address(sender[0].partition("%")[0])
             self._routers.receive(message, source, self._timers.now())
-            # Of a prefix that is new, or again there.
+            # An address can come of it.
+            self._looks_left = _LOOKS
             self._timers.set(self._look, self._timers.now() + _LOOK)
         return True
 
     def _look(self) -> None:
+        self._looks_left -= 1
         if self.configured:
             self._changed()
-        else:
+        elif self._looks_left > 0:
             self._timers.set(self._look, self._timers.now() + _LOOK)
 
     def suspend(self) -> None:
@@ -160,8 +164,7 @@ class RouterDiscovery:
         self._core.settle()
 
     def resume(self) -> None:
-        """The interface is up again: solicit at once; another address may come of it."""
-        self._timers.set(self._look, self._timers.now() + _LOOK)
+        """The interface is up again: solicit at once."""
         with contextlib.suppress(OSError):
             # It may be gone by now.
             self._core.solicit_routers(self.port)
