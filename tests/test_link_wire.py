@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from link_helpers import PATIENCE, is_ready, numbered, receive, send_all, wait_link
 from vpoll_asyncio import EventMask
 from vpoll_asyncio.links import WireHub, WireLink, wire_hub, wire_pair
+from vpoll_helpers import in_child
 
 IN = EventMask.IN | EventMask.RDNORM
 OUT = EventMask.OUT | EventMask.WRNORM
@@ -26,6 +27,33 @@ def test_a_frame_reaches_all_others_and_not_its_sender() -> None:
         assert one.send_batch(numbered(3)) == 3
         assert two.recv_batch() == three.recv_batch() == numbered(3)
         assert one.recv_batch() == []
+
+
+def test_a_child_can_use_and_close_what_a_thread_was_about_to_change_at_the_fork() -> None:
+    one, other = wire_pair()
+    entered, let_go = threading.Event(), threading.Event()
+
+    def waiter(mask: int) -> None:
+        entered.set()
+        let_go.wait(PATIENCE)
+
+    def child() -> None:
+        one.recv_batch(1)
+        one.close()
+        other.close()
+        wire_hub("of the child").open().close()
+
+    with one, other:
+        other.pollable.add_waiter(waiter)
+        thread = threading.Thread(target=one.send_batch, args=(numbered(1),))
+        thread.start()
+        try:
+            assert entered.wait(PATIENCE)
+            in_child(child)
+        finally:
+            let_go.set()
+            thread.join()
+        other.pollable.remove_waiter(waiter)
 
 
 def test_readiness_is_in_the_kernels_pairs_of_bits() -> None:

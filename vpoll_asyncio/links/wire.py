@@ -6,6 +6,7 @@ bounded queue of what waits for it.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -62,6 +63,11 @@ class WireHub:
         # Re-entrant: a waiter of an end's vpoll runs under it.
         self._lock = threading.RLock()
         self._ends: list[WireLink] = []
+        _all_hubs.add(self)
+
+    def after_fork(self) -> None:
+        """In a child, where the thread that has the lock may not be: take another one."""
+        self._lock = threading.RLock()
 
     def open(self) -> WireLink:
         """Plug in another end and return it."""
@@ -207,6 +213,17 @@ def _show(vpoll: VPoll, mask: int, *, on: bool) -> None:
 
 _hubs: weakref.WeakValueDictionary[str, WireHub] = weakref.WeakValueDictionary()
 _hubs_lock = threading.Lock()
+_all_hubs: weakref.WeakSet[WireHub] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    global _hubs_lock
+    _hubs_lock = threading.Lock()
+    for hub in tuple(_all_hubs):
+        hub.after_fork()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def wire_hub(name: str) -> WireHub:
