@@ -65,7 +65,7 @@ class WireHub:
         self._ends: list[WireLink] = []
         _all_hubs.add(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In a child, where the thread that has the lock may not be: take another one."""
         self._lock = threading.RLock()
 
@@ -220,7 +220,7 @@ def _in_child() -> None:
     global _hubs_lock
     _hubs_lock = threading.Lock()
     for hub in tuple(_all_hubs):
-        hub.after_fork()
+        hub._after_fork()
 
 
 os.register_at_fork(after_in_child=_in_child)
