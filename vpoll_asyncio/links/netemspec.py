@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Real
 from typing import Final, Literal, NamedTuple, get_args
 
-__all__ = ["Direction", "Distribution", "Probability", "Settings", "parse_settings"]
+__all__ = ["Direction", "Distribution", "Probability", "Settings", "as_number", "parse_settings"]
 
 Direction = Literal["in", "out", "both"]
 Distribution = Literal["uniform", "normal"]
@@ -123,10 +124,18 @@ def _probability(name: str, value: Value) -> Probability:
     return Probability(_fraction(name, probability), _fraction(name, correlation))
 
 
+def as_number(value: object) -> float:
+    """Return what is no text as a float, and NaN for what is no number: no range has it."""
+    try:
+        return float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        return math.nan
+
+
 def _fraction(name: str, value: float | str) -> float:
     number = math.nan
     if not isinstance(value, str):
-        number = value
+        number = as_number(value)
     elif found := re.fullmatch(_NUMBER + "(%?)", value.strip()):
         number = float(found[1]) / (100 if found[2] else 1)
     if not 0 <= number <= 1:
@@ -137,7 +146,7 @@ def _fraction(name: str, value: float | str) -> float:
 def _time(name: str, value: float | str) -> float:
     number = math.nan
     if not isinstance(value, str):
-        number = value
+        number = as_number(value)
     elif found := re.fullmatch(_NUMBER + "([a-z]+)", value.strip()):
         number = float(found[1]) * _TIMES.get(found[2], math.nan)
     # A day is more than any network needs, and less than any clock has.
@@ -149,16 +158,25 @@ def _time(name: str, value: float | str) -> float:
 def _rate(value: float | str) -> float:
     number = math.nan
     if not isinstance(value, str):
-        number = value
+        number = as_number(value)
     elif found := re.fullmatch(_NUMBER + "([a-z]*)", value.strip().lower()):
         number = float(found[1]) * _RATES.get(found[2] or "bit", math.nan)
-    if not 0 <= number < math.inf:
-        raise ValueError(f'rate={value!r}: expected bits a second, or text such as "10mbit"')
+    # Below one bit a second a frame takes hours, and at last longer than clocks count.
+    if number and not 1 <= number < math.inf:
+        raise ValueError(
+            f"rate={value!r}: expected bits a second, 1 or more (0: no limit), "
+            'or text such as "10mbit"'
+        )
     return number
 
 
-def _count(name: str, value: int | str, low: int) -> int:
-    number = int(value) if isinstance(value, int) or value.isdecimal() else -1
+def _count(name: str, value: object, low: int) -> int:
+    number = -1
+    if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()):
+        try:
+            number = int(value)
+        except ValueError:
+            pass  # More digits than Python reads.
     if number < low:
         raise ValueError(f"{name}={value!r}: expected {low} or more frames")
     return number

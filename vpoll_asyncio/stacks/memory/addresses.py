@@ -20,6 +20,7 @@ __all__ = [
     "ANY6",
     "LINK",
     "Interface",
+    "canonical_name",
     "destination",
     "external",
     "internal",
@@ -31,6 +32,7 @@ __all__ = [
     "oserror",
     "overlap",
     "parse_interface",
+    "parse_name",
 ]
 
 ANY: Final = "0.0.0.0"
@@ -66,6 +68,37 @@ def parse_interface(text: str) -> Interface:
     if interface.ip.is_unspecified or interface.ip.is_loopback or interface.ip.is_multicast:
         raise ValueError(f"{text!r} is no address of a host: every host has its own loopback")
     return interface
+
+
+def parse_name(text: str) -> str:
+    """Return `text`, by which other hosts may find one; "" is none.
+
+    Raises ValueError for what nobody could look up.
+    """
+    said = "expected a host's name such as 'server' or 'db.example'"
+    if not isinstance(text, str):
+        raise ValueError(f"name {text!r}: {said}")
+    if not text.isprintable() or any(character in text for character in " %/:[]@"):
+        raise ValueError(f"name {text!r}: {said}, without blanks and the like")
+    try:
+        # As getaddrinfo takes it, with whom "1.2" and "7" are addresses, too.
+        socket.inet_aton(text)
+    except OSError:
+        pass
+    else:
+        raise ValueError(f"name {text!r} is an address, which nobody looks up: {said}")
+    try:
+        text.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"name {text!r}: {said}: {error}") from None
+    if canonical_name(text) == "localhost":
+        raise ValueError(f"name {text!r} is what each host calls itself: {said}")
+    return text
+
+
+def canonical_name(text: str) -> str:
+    """Return the name `text` as all its spellings have it: case and a last dot do not count."""
+    return text.rstrip(".").lower()
 
 
 @functools.lru_cache(1024)

@@ -17,6 +17,7 @@ import weakref
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ...links.netemspec import as_number
 from ...sleeper import Sleeper
 from .pcb import Pcb, publish
 
@@ -33,6 +34,8 @@ _BATCH: Final = 64
 # Seconds that the thread stays although nothing waits: what follows soon needs no new one.
 _LINGER: Final = 0.2
 _JOIN: Final = 1.0
+# Seconds: a hundred years.
+_LONGEST: Final = 36525 * 86400
 
 
 class Due(Protocol):
@@ -86,10 +89,13 @@ class ManualClock:
         """Let `seconds` pass, and let everything that is due by then happen, each in its time.
 
         What follows from it happens too, when it is due within the same time.
-        Raises ValueError for a negative number.
+        Raises ValueError for a negative number, and for more than a hundred years.
         """
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"{seconds!r} seconds: expected 0 or more, as time only moves on")
+        if not 0 <= as_number(seconds) <= _LONGEST:
+            raise ValueError(
+                f"{seconds!r} seconds: expected 0 or more, as time only moves on, "
+                "and no more than a hundred years"
+            )
         with self._lock:
             end = self._now + round(seconds * SECOND)
             while (found := self._first()) is not None and found[0] <= end:
@@ -184,12 +190,21 @@ class Agenda:
             with self.network.lock:
                 while most and heap and heap[0][0] <= now:
                     most -= 1
-                    heappop(heap)[2].due(now, touched)
+                    first = heap[0]
+                    try:
+                        heappop(heap)
+                        first[2].due(now, touched)
+                    except BaseException:
+                        if self._clock is not None and first not in heap:
+                            # The handler of a signal, in the program's own thread: what it
+                            # has interrupted is to happen all the same.
+                            heappush(heap, first)
+                        raise
         finally:
             for pcb in dict.fromkeys(touched):
                 try:
                     publish(pcb)
-                except Exception as exc:
+                except BaseException as exc:
                     # A waiter's own: the others have to hear of theirs all the same.
                     error = error or exc
             self._telling = []
@@ -211,6 +226,10 @@ class Agenda:
         except RuntimeError:
             # The interpreter is ending, or there are too many threads: the next one tries.
             self._running = False
+        except BaseException:
+            # A signal handler's.  Two threads would do no harm, none would.
+            self._running = False
+            raise
         else:
             _threads.add(self)
 
@@ -234,9 +253,10 @@ class Agenda:
                 continue
             try:
                 self.run(now)
-            except Exception:
-                # A waiter has raised it: nobody else's business may stop for that.
-                _report(self)
+            except BaseException:
+                # A waiter has raised it, SystemExit perhaps: nobody else's business may stop
+                # for that.
+                _report()
 
     def forked(self) -> list[Pcb]:
         """In the child of fork(2): what waits goes on there, in a thread of its own.
@@ -264,10 +284,15 @@ class Agenda:
             time.sleep(0.001)
 
 
-def _report(agenda: Agenda) -> None:
+def _report() -> None:
     kind, value, trace = sys.exc_info()
     assert kind is not None
-    threading.excepthook(threading.ExceptHookArgs((kind, value, trace, threading.current_thread())))
+    args = threading.ExceptHookArgs((kind, value, trace, threading.current_thread()))
+    try:
+        threading.excepthook(args)
+    except BaseException:
+        # As `threading.Thread` has it for a hook that fails.
+        sys.excepthook(*sys.exc_info())
 
 
 _threads: weakref.WeakSet[Agenda] = weakref.WeakSet()

@@ -219,8 +219,9 @@ class Handshake(StreamPcb):
     def _set_timer(self) -> None:
         due = self._next_deadline()
         if due is not None and (self._scheduled is None or due < self._scheduled):
-            self._scheduled = due
+            # In this order, as in `Path`.
             self._conditions.agenda.add(due, self)
+            self._scheduled = due
 
     def _knock_again(self, now: int, touched: Touched) -> None:
         if self.request is not None:

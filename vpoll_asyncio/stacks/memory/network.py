@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ...hot.pipe import Lock
-from .addresses import Interface, is_loopback, is_six, oserror
+from .addresses import Interface, canonical_name, is_loopback, is_six, oserror
 from .agenda import Agenda
 from .ports import PortTable
 from .timewait import TimeWait, TimeWaits
@@ -59,15 +59,16 @@ class Network:
                         errno.EADDRINUSE,
                         f"{interface.ip} is already an address of another stack on {self.name}",
                     )
-            if host.hostname and host.hostname in self.names:
+            name = canonical_name(host.hostname)
+            if name and name in self.names:
                 raise OSError(
                     errno.EADDRINUSE,
                     f"{host.hostname!r} is already the name of another stack on {self.name}",
                 )
             for interface in host.interfaces:
                 self.hosts[str(interface.ip)] = host
-            if host.hostname:
-                self.names[host.hostname] = host
+            if name:
+                self.names[name] = host
 
     def leave(self, host: Host) -> None:
         """Give back the addresses and the name of `host`."""
@@ -75,8 +76,9 @@ class Network:
             for interface in host.interfaces:
                 if self.hosts.get(str(interface.ip)) is host:
                     del self.hosts[str(interface.ip)]
-            if self.names.get(host.hostname) is host:
-                del self.names[host.hostname]
+            name = canonical_name(host.hostname)
+            if self.names.get(name) is host:
+                del self.names[name]
 
 
 _numbers = itertools.count()

@@ -119,8 +119,10 @@ class Path:
     def _schedule(self) -> None:
         due = self._queue.due
         if due is not None and (self._scheduled is None or due < self._scheduled):
-            self._scheduled = due
+            # In this order: the handler of a signal may raise in between, and once too often is
+            # no harm.
             self.agenda.add(due, self)
+            self._scheduled = due
 
     @property
     def counters(self) -> NetemCounters:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ...links.netem import NetemCounters
-from ...links.netemspec import Settings, Value, parse_settings
+from ...links.netemspec import Settings, Value, as_number, parse_settings
 from .agenda import ManualClock
 from .conditions import GOOD, Conditions
 from .network import Host, Network
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from .stack import MemoryStack
 
 __all__ = ["MemoryNetwork"]
+
+# An unsigned int of milliseconds.
+_USER_TIMEOUT_MAX: Final = 4294967.295
 
 
 class MemoryNetwork:
@@ -175,8 +177,9 @@ class MemoryNetwork:
         network.
         """
         touched: list[Pcb] = []
+        members = [list(group) for group in groups]
         with self._network.lock:
-            hosts = [[self._host(stack) for stack in group] for group in groups]
+            hosts = [[self._host(stack) for stack in group] for group in members]
             seen: set[Host] = set()
             for host in (host for group in hosts for host in dict.fromkeys(group)):
                 if host in seen:
@@ -223,12 +226,14 @@ class MemoryNetwork:
         """The clock that decides when things happen; None: the machine's.
 
         Raises ValueError when it is set while something is under way, which has its time by
-        the clock before.
+        the clock before, and for what is no `ManualClock`.
         """
         return self._network.agenda.clock
 
     @clock.setter
     def clock(self, clock: ManualClock | None) -> None:
+        if clock is not None and not isinstance(clock, ManualClock):
+            raise ValueError(f"clock {clock!r}: expected a ManualClock, or None for the machine's")
         agenda = self._network.agenda
         with self._network.lock:
             if agenda.next is not None and clock is not agenda.clock:
@@ -247,15 +252,17 @@ class MemoryNetwork:
         when they were sent again, and none ends before something has been sent again.  The
         socket option TCP_USER_TIMEOUT, in milliseconds, goes before it.
 
-        Raises ValueError for what is negative or infinite.
+        Raises ValueError for what is negative, or more than the option holds: 4,294,967.295.
         """
         with self._network.lock:
             return self._conditions().tcp_user_timeout
 
     @tcp_user_timeout.setter
     def tcp_user_timeout(self, seconds: float) -> None:
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"tcp_user_timeout {seconds!r}: expected seconds, 0 or more")
+        if not 0 <= as_number(seconds) <= _USER_TIMEOUT_MAX:
+            raise ValueError(
+                f"tcp_user_timeout {seconds!r}: expected seconds, from 0 to {_USER_TIMEOUT_MAX}"
+            )
         with self._network.lock:
             self._conditions().tcp_user_timeout = seconds
 

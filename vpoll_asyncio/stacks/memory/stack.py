@@ -11,7 +11,14 @@ from typing import ClassVar, Final
 from ...ending import unclosed
 from ..base import Stack
 from ..names import Addresses, Resolver
-from .addresses import LINK, is_link_local, oserror, parse_interface
+from .addresses import (
+    LINK,
+    canonical_name,
+    is_link_local,
+    oserror,
+    parse_interface,
+    parse_name,
+)
 from .datagram import DatagramSocket
 from .network import Host, network
 from .opening import StreamPcb
@@ -42,7 +49,7 @@ class MemoryStack(Stack):
     ip -- addresses with their prefix lengths, ``"10.0.0.1/24"``; one or several
     gw -- the default routers, one or several.  Nothing is sent to them: with one, an
         address that nobody has is unreachable as a host, without one as a network
-    hostname -- a name by which stacks of the same network find this one
+    hostname -- a name by which stacks of the same network find this one, in any case
     dns, domain, dns_options -- name servers for all other names, the search list and how
         to ask, as `Resolver` has them
 
@@ -80,7 +87,7 @@ class MemoryStack(Stack):
         if dns or domain or dns_options:
             self.resolver = Resolver(self, dns, domain, dns_options)
         self._vnl = vnl
-        self._host = Host(network(vnl), interfaces, gateways, hostname)
+        self._host = Host(network(vnl), interfaces, gateways, parse_name(hostname))
         self._host.network.join(self._host)
         self._closed = False
 
@@ -140,7 +147,7 @@ class MemoryStack(Stack):
         """
         net = self._host.network
         with net.lock:
-            found = net.names.get(host.rstrip("."))
+            found = net.names.get(canonical_name(host))
             if found is None:
                 return super().lookup_hosts(host, family)
             version = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}.get(family)

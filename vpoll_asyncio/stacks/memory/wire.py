@@ -228,7 +228,16 @@ class WireEnd(Handshake):
             self._came += count
             if segment.urgent:
                 peer.mark_urgent(bytes(segment.data))
-            peer.append(segment.data)
+            held = peer.used
+            try:
+                peer.append(segment.data)
+            except BaseException:
+                # A signal handler's, in a program that moves the clock: the data are counted
+                # as come, and nobody sends them again.
+                peer.recount()
+                if peer.used == held:
+                    peer.append(segment.data)
+                raise
             delivered = True
         if delivered and peer.peer is self:
             peer.refresh()

@@ -95,8 +95,9 @@ class Network:
             10.0.0.0/24 and fd00::/64
         options -- further ones of the memory stack: `gw`, `dns` …
 
-        Raises ValueError for what is no address or no name, and OSError: EADDRINUSE when
-        another host has the name or an address; RuntimeError when the network is not open.
+        Raises ValueError for what is no address or no name, and when no address is free any
+        more; OSError: EADDRINUSE when another host has the name or an address; RuntimeError
+        when the network is not open.
         """
         if self._state != "open":
             raise self._not_open()
@@ -109,15 +110,17 @@ class Network:
         return host
 
     def _next_free(self) -> list[str]:
-        used = {
-            ipaddress.ip_interface(address).ip
-            for host in self._hosts.values()
-            for address in host.addresses
-        }
-        return [
-            f"{next(ip for ip in free.hosts() if ip not in used)}/{free.prefixlen}"
-            for free in _FREE
-        ]
+        used = {interface.ip for host in self._hosts.values() for interface in host.host.interfaces}
+        found = []
+        for free in _FREE:
+            address = next((ip for ip in free.hosts() if ip not in used), None)
+            if address is None:
+                raise ValueError(
+                    f"no address of {free} is free any more: give this host one of its own, "
+                    "such as '10.1.0.1/16'"
+                )
+            found.append(f"{address}/{free.prefixlen}")
+        return found
 
     @property
     def conditions(self) -> MemoryNetwork:
