@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +27,7 @@ from vpoll_asyncio.testing import (
     socket_programs,
     wakeups,
 )
-from vpoll_asyncio.testing.stack_suite import mask_of
+from vpoll_asyncio.testing.stack_suite import R, mask_of, oracle
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,42 @@ def test_bytes_that_do_not_come_are_told(
     monkeypatch.setattr(streams, "do_ioctl", lambda sock, request, argument: 1)
     with pytest.raises(Mismatch, match="on the stack 1 bytes wait, on the kernel 0"):
         compare(memory, [SocketStep("pair")], bound=0.2)
+
+
+def test_a_connection_that_the_stack_does_not_make_is_told_within_the_bound(
+    memory: Hosts, streams: type[UserSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(sock: UserSocket, address: Any) -> None:
+        raise OSError(errno.EINPROGRESS, "")
+
+    patiences: list[float] = []
+
+    class Watched(Lab):
+        def until(self, condition: Any, what: str = "") -> None:
+            patiences.append(self.patience)
+            super().until(condition, what)
+
+    monkeypatch.setattr(streams, "do_connect", never)
+    monkeypatch.setattr(oracle, "Lab", Watched)
+    with pytest.raises(Mismatch) as caught:
+        compare(memory, [SocketStep("pair")], bound=0.2)
+    assert caught.value.steps == ("s0, s1 = pair()",)
+    assert caught.value.difference == (
+        f"on the stack pair() fails: the listener shows {EventMask(0)!r} instead of {R!r}"
+    )
+    assert patiences == [0.2]
+
+
+@pytest.mark.parametrize("call", ["pair", "listener"])
+def test_an_error_where_the_kernel_has_none_is_told(
+    memory: Hosts, streams: type[UserSocket], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(sock: UserSocket, backlog: int) -> None:
+        raise OSError(errno.EADDRINUSE, "taken")
+
+    monkeypatch.setattr(streams, "do_listen", refuse)
+    with pytest.raises(Mismatch, match=rf"on the stack {call}\(\) fails: \[Errno 98\] taken"):
+        compare(memory, [SocketStep(call)])
 
 
 def test_an_unknown_call_is_refused(memory: Hosts) -> None:

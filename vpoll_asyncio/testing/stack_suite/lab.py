@@ -343,13 +343,19 @@ class Lab:
         client = self.stream()
         prepare(client)
         client.connect_ex(listener.getsockname())
-        self.settles(listener, R)
+        self._shows("the listener", listener, R)
         server = self.keep(listener.accept()[0])
-        self.settles(client, W)
+        self._shows("the client", client, W)
         if number := error_of(client):
             raise AssertionError(f"connecting gave {errno.errorcode.get(number, number)}")
         listener.close()
         return client, server
+
+    def _shows(self, who: str, sock: socket.socket, mask: int) -> None:
+        try:
+            self.settles(sock, mask)
+        except AssertionError as exc:
+            raise AssertionError(f"{who} shows {exc}") from None
 
     def refusing_address(self) -> Any:
         """Return an address at the server host that nobody listens at."""

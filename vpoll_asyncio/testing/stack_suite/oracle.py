@@ -75,7 +75,8 @@ class Oracle:
     """Sockets of a stack, each with one of the host's kernel that does the same.
 
     hosts -- the stack's two hosts, which may be one and the same
-    bound -- seconds in which the event masks of both must have become the same
+    bound -- seconds in which the event masks of both must have become the same, and in which
+        the stack must have made what its lab is asked for, a connection for instance
 
     The kernel's sockets are at 127.0.0.1 whatever addresses `hosts` has; where those are
     not loopback's, names are not to be compared.  Every method raises AssertionError when
@@ -89,7 +90,7 @@ class Oracle:
 
     def __init__(self, hosts: Hosts, bound: float = BOUND) -> None:
         kernel = host_stack()
-        self.labs: Final = [Lab(hosts), Lab(Hosts(kernel, kernel, "127.0.0.1", "127.0.0.1"))]
+        self.labs: Final = [Lab(hosts, bound), Lab(Hosts(kernel, kernel, "127.0.0.1", "127.0.0.1"))]
         """The stack's sockets are made in the first, the kernel's in the second."""
         self.socks: Final[list[Both]] = []
         self._bound = bound

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
@@ -25,6 +25,8 @@ __all__ = [
     "compare",
     "socket_programs",
 ]
+
+_T = TypeVar("_T")
 
 _CONNECTED: Final = frozenset({"pair", "datagram_pair"})
 _MAKERS: Final = _CONNECTED | {"listener", "refused", "connect"}
@@ -141,11 +143,13 @@ def compare(
 
     hosts -- two hosts of the stack: sockets connect from the client host to the server host
     ignore -- events that are not compared
-    bound -- seconds in which the event masks of both must have become the same
+    bound -- seconds in which the event masks of both must have become the same, and in which
+        a connection of the stack must have been made
 
     After each step its results, errors by their number, and then the event masks and FIONREAD
-    of every socket must be the same on both.  Raises `Mismatch` when they are not.  Closes every
-    socket.  Nothing leaves the machine: the kernel's sockets are at 127.0.0.1.
+    of every socket must be the same on both.  Raises `Mismatch` when they are not, or when the
+    stack cannot make what the kernel makes.  Closes every socket.  Nothing leaves the machine:
+    the kernel's sockets are at 127.0.0.1.
     """
     with _Run(hosts, bound, ignore) as run:
         for step in program:
@@ -203,9 +207,21 @@ class _Run(Oracle):
             self._made += 1
         return ", ".join(self._names[both] for both in new)
 
+    def _make(self, call: str, count: int, make: Callable[[Lab], _T]) -> tuple[_T, _T]:
+        """Let `make` make `count` sockets in each lab; what the stack cannot make is told."""
+        stack, kernel = self.labs
+        stack.patience = self.patience
+        try:
+            made = make(stack)
+        except (AssertionError, OSError) as exc:
+            Oracle.failed = True
+            names = ", ".join(f"s{self._made + number}" for number in range(count))
+            self.lines.append(f"{names} = {call}()")
+            raise AssertionError(f"on the stack {call}() fails: {exc}") from exc
+        return made, make(kernel)
+
     def _pair(self, call: str) -> None:
-        made = [_PAIRS[call](lab) for lab in self.labs]
-        (client, server), (host_client, host_server) = made
+        (client, server), (host_client, host_server) = self._make(call, 2, _PAIRS[call])
         new = [(client, host_client), (server, host_server)]
         self.socks.extend(new)
         self.lines.append(f"{self._keep(*new)} = {call}()")
@@ -218,7 +234,8 @@ class _Run(Oracle):
             client.connect_ex(lab.refusing_address())
             return client
 
-        both = self.add(make)
+        both = self._make(call, 1, make)
+        self.socks.append(both)
         if call == "listener":
             self._listening.append(both)
         self.lines.append(f"{self._keep(both)} = {call}()")
