@@ -207,6 +207,13 @@ MUTANTS: Final = (
         "test_urgent_byte_alone",
     ),
     Mutant(
+        "PriEndsWithTheStream",
+        "tcp.py",
+        "            if urg == URG_VALID and self.urg_at < self.rcvbuf:\n",
+        "            if urg == URG_VALID and self.urg_at < self.rcvbuf and not shut & RCV:\n",
+        "test_urgent_byte_stays_when_the_peer_has_ended",
+    ),
+    Mutant(
         "UrgentByteAloneIsReadable",
         "tcp.py",
         "                    target += 1\n",

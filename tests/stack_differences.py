@@ -133,6 +133,7 @@ LWIP: Final[Mapping[str, Difference]] = {
             "test_urgent_byte_alone",
             "test_urgent_byte_read_out_of_band",
             "test_urgent_byte_with_data_before_it",
+            "test_urgent_byte_stays_when_the_peer_has_ended",
             "test_urgent_byte_inline",
             "test_mark_of_urgent_data",
             "test_second_urgent_byte_makes_the_first_ordinary",

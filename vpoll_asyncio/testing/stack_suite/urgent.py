@@ -9,6 +9,7 @@ from .base import SuiteBase
 from .lab import (
     FIONREAD,
     PRI,
+    RDHUP,
     SIOCATMARK,
     Lab,
     R,
@@ -49,6 +50,14 @@ class UrgentTests(SuiteBase):
         assert mask_of(server) == W | PRI
         assert server.recv(1, socket.MSG_OOB) == b"!"
         assert mask_of(server) == W
+
+    def test_urgent_byte_stays_when_the_peer_has_ended(self, lab: Lab) -> None:
+        client, server = lab.pair()
+        client.send(b"!", socket.MSG_OOB)
+        client.shutdown(socket.SHUT_WR)
+        lab.settles(server, R | W | PRI | RDHUP)
+        assert server.recv(1, socket.MSG_OOB) == b"!"
+        assert mask_of(server) == R | W | RDHUP
 
     def test_urgent_byte_inline(self, lab: Lab) -> None:
         client, server = lab.pair()
