@@ -507,12 +507,25 @@ def test_same_seed_loses_the_same_datagrams() -> None:
                     for number in range(40):
                         sender.sendto(bytes([number]), ("server", 53))
                 clock.advance(0)
-                lost = network.conditions.counters(client, server).lost
+                lost = network.counters("client", "server").lost
                 assert 0 < lost < 40
                 return [receiver.recv(1) for _ in range(40 - lost)]
 
     first, again, other = arrived(1), arrived(1), arrived(2)
     assert first == again != other
+
+
+def test_counters_take_hosts_and_their_names(network: Network) -> None:
+    server, client = network.host("server"), network.host("client")
+    network.set_path(loss="100%")
+    with client.activate(), socket.socket(type=socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"lost", ("server", 53))
+        network.partition("server")
+        sender.sendto(b"kept back, which is not counted", ("server", 53))
+    assert network.counters(client, server).lost == network.counters("client", "server").lost == 1
+    assert network.counters("server", "client").lost == 0
+    with pytest.raises(KeyError, match="no host 'sever'"):
+        network.counters("client", "sever")
 
 
 def test_condition_that_is_none_says_what_is_expected(network: Network) -> None:

@@ -786,7 +786,9 @@ def test_stacks_of_other_networks_and_closed_ones_are_refused() -> None:
             network.partition([client])
         with pytest.raises(ValueError, match="no path to itself"):
             network.set_path(server, server)
-        with pytest.raises(ValueError, match="two groups"):
+        with pytest.raises(ValueError, match="'server' is a name: expected the stack"):
+            network.counters("server", server)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="server is in two groups"):
             network.partition([server], [server])
 
 

@@ -78,7 +78,12 @@ class MemoryNetwork:
             network.conditions = Conditions(network, secrets.randbits(32))
         return network.conditions
 
-    def _host(self, stack: MemoryStack) -> Host:
+    def _host(self, stack: object) -> Host:
+        if isinstance(stack, str):
+            raise ValueError(
+                f"{stack!r} is a name: expected the stack that has it, of a "
+                f"vpoll_asyncio.testing.Network network[{stack!r}]"
+            )
         host = getattr(stack, "host", None)
         if not isinstance(host, Host) or host.network is not self._network:
             raise ValueError(f"{stack!r} is no stack on {self.name}")
@@ -161,6 +166,8 @@ class MemoryNetwork:
     def counters(self, a: MemoryStack, b: MemoryStack) -> NetemCounters:
         """Return what has happened to packets from `a` to `b` since the path was set.
 
+        What a partition keeps back is not counted.
+
         Raises ValueError for a stack that is closed or not on the network.
         """
         with self._network.lock:
@@ -183,7 +190,8 @@ class MemoryNetwork:
             seen: set[Host] = set()
             for host in (host for group in hosts for host in dict.fromkeys(group)):
                 if host in seen:
-                    raise ValueError(f"{host.interfaces} is in two groups: expected each in one")
+                    name = host.hostname or ", ".join(map(str, host.interfaces))
+                    raise ValueError(f"{name} is in two groups: expected each in one")
                 seen.add(host)
             self._conditions().partition(hosts, touched)
         publish(*dict.fromkeys(touched))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
+from ...links import NetemCounters
 from ...stacks.memory import MemoryNetwork, MemoryStack
 from ...stacks.memory.network import network
 from .isolation import isolated
@@ -126,8 +127,8 @@ class Network:
     def conditions(self) -> MemoryNetwork:
         """What `set_path`, `partition` and `heal` change, with the rest of what can be set.
 
-        Its clock (time that the test moves on), TCP's patience, counters of what was lost.
-        Raises RuntimeError when the network is not open.
+        Its clock (time that the test moves on) and TCP's patience, for example.  Its methods
+        take hosts, not names.  Raises RuntimeError when the network is not open.
         """
         if self._state != "open":
             raise self._not_open()
@@ -153,6 +154,17 @@ class Network:
         KeyError for a name that no host has, ValueError for a bad condition or host.
         """
         self.conditions.set_path(self._found(a), self._found(b), both=both, **conditions)
+
+    def counters(self, a: HostOrName, b: HostOrName) -> NetemCounters:
+        """Return what has happened to packets from host `a` to host `b` since `set_path`.
+
+        a, b -- hosts or their names
+
+        What a partition keeps back is not counted.  Raises KeyError for a name that no host
+        has, ValueError for what is no host of this network.
+        """
+        one, other = (self[host] if isinstance(host, str) else host for host in (a, b))
+        return self.conditions.counters(one, other)
 
     def partition(self, *groups: HostOrName | Iterable[HostOrName]) -> None:
         """Let nothing pass between hosts of different `groups`, until `heal`.
