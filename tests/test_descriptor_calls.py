@@ -326,6 +326,32 @@ def test_descriptors_of_the_kernel_go_where_they_went(pair: Pair) -> None:
     os.close(reading)
 
 
+@on_memory
+@pytest.mark.parametrize("by_place", [False, True])
+def test_descriptors_that_come_but_once_reach_a_child(by_place: bool, pair: Pair) -> None:
+    assert pair[0].fileno() >= 0
+    reading, writing = os.pipe()
+    fds = (fd for fd in [writing])
+    command = [sys.executable, "-c", f"import os; os.write({writing}, b'kept')"]
+    if by_place:
+        child = positional(command, -1, *NOTHING, True, *NOTHING, 0, True, False, fds)
+    else:
+        child = subprocess.Popen(command, pass_fds=fds)  # type: ignore[call-overload]
+    with child:
+        os.close(writing)
+    assert os.read(reading, 10) == b"kept"
+    os.close(reading)
+
+
+@on_memory
+@pytest.mark.parametrize("action", [(), [], None, b"x", 2, (os.POSIX_SPAWN_DUP2,)], ids=repr)
+def test_a_malformed_file_action_is_refused_as_ever(action: Any, pair: Pair) -> None:
+    assert pair[0].fileno() >= 0
+    for spawn in os.posix_spawn, os.posix_spawnp:
+        with pytest.raises(TypeError, match="file_action"):
+            spawn("/bin/true", ["true"], {}, file_actions=[action])
+
+
 def test_leaving_install_puts_the_calls_back() -> None:
     def calls() -> list[Any]:
         return [os.close, os.dup2, fcntl.fcntl, fcntl.ioctl, signal.set_wakeup_fd, socket.close]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from decimal import Decimal
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from memory_helpers import BOUND
+from memory_helpers import BOUND, until
 from path_helpers import Ends, ends, hosts
 from vpoll_asyncio.stacks.memory import ManualClock, MemoryStack
 from vpoll_asyncio.stacks.memory.queue import StreamQueue
@@ -162,6 +164,42 @@ def test_a_stream_is_whole_after_a_handler_interrupted_its_delivery(
         assert server.recv(100) == b"first second"
         made.clock.advance(10)
         assert made.clock.next is None
+
+
+# What is left.
+
+
+def test_nothing_waits_for_hosts_that_have_all_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    start = _thread.start_new_thread
+
+    def watched(function: Callable[[], object], args: tuple[()]) -> int:
+        def work() -> None:
+            function()
+            ended.set()
+
+        return start(work, ())
+
+    monkeypatch.setattr(_thread, "start_new_thread", watched)
+    with hosts() as (server, client):
+        network = weakref.ref(server.host.network)
+        server.network.set_path(delay=3600)
+        with client.socket() as sock:
+            sock.setblocking(False)
+            sock.connect_ex(("10.0.0.1", 80))
+    assert ended.wait(BOUND)
+    del server, client, sock
+    until(lambda: gc.collect() >= 0 and network() is None)
+
+
+def test_a_clock_has_nothing_due_for_hosts_that_have_all_left() -> None:
+    with hosts(delay=3600) as (server, client):
+        clock = server.network.clock = ManualClock()
+        with client.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"late", ("10.0.0.1", 80))
+        server.close()
+        assert clock.next == 3600
+    assert clock.next is None
 
 
 # Values.

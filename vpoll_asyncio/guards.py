@@ -15,7 +15,7 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from . import signalling
@@ -180,9 +180,19 @@ _STREAMS: Final = {"stdin": 2, "stdout": 3, "stderr": 4}
 _PASS_FDS: Final = 15
 
 
-def _popen(self: Any, args: Any, *rest: Any, **options: Any) -> None:
-    for fd in options.get("pass_fds", rest[_PASS_FDS] if len(rest) > _PASS_FDS else ()):
+def _kept(fds: Iterable[int]) -> tuple[int, ...]:
+    """Return the descriptors that a child is to keep, which may come but once."""
+    kept = tuple(fds)
+    for fd in kept:
         refuse(fd, "Popen(pass_fds=)", NO_CHILD)
+    return kept
+
+
+def _popen(self: Any, args: Any, *rest: Any, **options: Any) -> None:
+    if "pass_fds" in options:
+        options["pass_fds"] = _kept(options["pass_fds"])
+    elif len(rest) > _PASS_FDS:
+        rest = (*rest[:_PASS_FDS], _kept(rest[_PASS_FDS]), *rest[_PASS_FDS + 1 :])
     for name, place in _STREAMS.items():
         given = options.get(name, rest[place] if len(rest) > place else None)
         if isinstance(given, int) and given >= 0:
@@ -194,9 +204,12 @@ _kernel_posix_spawn: Final = os.posix_spawn
 _kernel_posix_spawnp: Final = os.posix_spawnp
 
 
-def _check_actions(file_actions: Iterable[Any], call: str) -> None:
+def _check_actions(file_actions: object, call: str) -> None:
+    if not isinstance(file_actions, Sequence):
+        return
     for action in file_actions:
-        if action[0] == os.POSIX_SPAWN_DUP2:
+        # What is no action the kernel's own function refuses.
+        if isinstance(action, tuple) and len(action) > 1 and action[0] == os.POSIX_SPAWN_DUP2:
             refuse(action[1], call, NO_CHILD)
 
 

@@ -181,6 +181,12 @@ class Agenda:
         elif due < self._asleep_until and self._sleeper is not None:
             self._sleeper.wake()
 
+    def clear(self) -> None:
+        """Nobody is left for whom anything could happen: the thread need not wait for it."""
+        self._heap.clear()
+        if self._sleeper is not None:
+            self._sleeper.wake()
+
     def run(self, now: int, most: int = _BATCH) -> None:
         """Let up to `most` things that are due at `now` happen.  Called without the lock."""
         heap = self._heap

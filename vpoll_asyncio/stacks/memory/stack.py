@@ -176,6 +176,8 @@ class MemoryStack(Stack):
                 pcb.abandon(touched)
             if host.network.conditions is not None:
                 host.network.conditions.forget(host)
+            if not host.network.hosts:
+                host.network.agenda.clear()
         publish(*touched)
 
     @property
