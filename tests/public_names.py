@@ -19,7 +19,10 @@ from typing import Any
 
 RECORD = Path(__file__).with_suffix(".txt")
 PACKAGE = "vpoll_asyncio"
-MODULES = ("", ".backends", ".libvpoll", ".links", ".loops", ".native", ".stacks", ".testing")
+MODULES = (
+    *("", ".backends", ".libvpoll", ".links", ".loops", ".native"),
+    *(".stacks", ".stacks.streams", ".testing"),
+)
 """The modules that users import from, behind the package's name."""
 
 

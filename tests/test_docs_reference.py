@@ -141,6 +141,7 @@ PACKAGES = (
     "vpoll_asyncio.stacks",
     "vpoll_asyncio.stacks.memory",
     "vpoll_asyncio.stacks.null",
+    "vpoll_asyncio.stacks.streams",
     "vpoll_asyncio.stacks.vdestack",
     "vpoll_asyncio.testing",
 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 
 import pytest
-from serial_stack import Line, SerialStack
+from hypothesis import given, settings
+from serial_stack import Line, SerialSocket, SerialStack
 
 import vpoll_asyncio as va
 from doc_blocks import blocks_of
 from processes import ROOT
+from vpoll_asyncio.stacks.streams import StreamSocket
+from vpoll_asyncio.testing import Hosts, SocketStep, compare, socket_programs
 
 TUTORIALS = ROOT / "docs" / "tutorials"
 
@@ -28,9 +32,42 @@ def test_the_page_s_blocks_are_the_file(name: str) -> None:
     assert lines("".join(parts)) == lines((TUTORIALS / name).read_text())
 
 
+def of_docstrings(text: str) -> set[int]:
+    """The numbers of the lines that docstrings take."""
+    numbers: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            numbers |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return numbers
+
+
 def test_the_page_says_how_long_it_is() -> None:
-    count = len(lines((TUTORIALS / "serial_stack.py").read_text()))
+    text = (TUTORIALS / "serial_stack.py").read_text()
+    numbered = enumerate(text.splitlines(), 1)
+    count = sum(
+        bool(line.strip()) for number, line in numbered if number not in of_docstrings(text)
+    )
     assert f"The stack has {count} lines" in (TUTORIALS / "write-a-stack.md").read_text()
+
+
+@settings(max_examples=100, deadline=None)
+@given(socket_programs())
+def test_its_mask_is_the_one_that_the_library_has(program: list[SocketStep]) -> None:
+    def mask(sock: SerialSocket) -> int:
+        assert own(sock) == StreamSocket.mask(sock)
+        return own(sock)
+
+    own = SerialSocket.mask
+    line = Line()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        SerialStack(line, 0) as near,
+        SerialStack(line, 1) as far,
+    ):
+        patch.setattr(SerialSocket, "mask", mask)
+        compare(Hosts(near, far, "10.0.0.1", "10.0.0.2"), program, bound=0.1)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
