@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from run_helpers import python, run
+from vpoll_asyncio.program import stacks
 
 ECHO = """
 import socket, threading
@@ -69,6 +72,41 @@ def test_a_capture_has_the_frames_of_the_first_stacks_link(tmp_path: Path) -> No
     # lwIP asks for the hardware address of 10.0.0.9.
     assert bytes.fromhex("08060001080006040001") in data
     assert bytes([10, 0, 0, 9]) in data
+
+
+@pytest.mark.needs("lwip")
+def test_whoever_is_to_read_a_fifo_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = tmp_path / "live"
+    os.mkfifo(capture)
+    readers: list[int] = []
+
+    def time_passes(seconds: float) -> None:
+        readers.append(os.open(capture, os.O_RDONLY | os.O_NONBLOCK))
+
+    monkeypatch.setattr(time, "sleep", time_passes)
+    try:
+        with stacks.stacks_opened([LWIP], str(capture)):
+            assert len(readers) == 1
+            assert os.read(readers[0], 4) == (0xA1B23C4D).to_bytes(4, "little")
+    finally:
+        for reader in readers:
+            os.close(reader)
+
+
+@pytest.mark.needs("lwip")
+def test_a_fifo_that_nobody_reads_ends_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = tmp_path / "live"
+    os.mkfifo(capture)
+    monkeypatch.setattr(stacks, "_READER_COMES", 0.1)
+    with (
+        pytest.raises(OSError, match="no program has opened it for reading"),
+        stacks.stacks_opened([LWIP], str(capture)),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("stack", ["stack=memory,vnl=mem://x,ip=10.0.0.1/24", "host"])

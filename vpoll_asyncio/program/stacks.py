@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-from ..links import PcapLink, open_link
+from ..links import Link, PcapLink, open_link
 from ..stacks import Stack, open_stack, options_of, parse_config
 from ..stacks.current import set_default_stack
 from ..stacks.named import forget_stack, name_stack
 
 __all__ = ["stacks_opened"]
+
+# Seconds.  Who is started just before, to read a FIFO, may take a while to open it.
+_READER_COMES: Final = 15.0
+_LOOKS: Final = 0.05
 
 
 class _Config(NamedTuple):
@@ -34,6 +40,19 @@ def _parse(config: str) -> _Config:
     return _Config(stack, label, dict(options))
 
 
+def _recorder(link: Link, pcap: str) -> PcapLink:
+    """`link`, recorded in the file `pcap`; a FIFO's reader is waited for."""
+    deadline = time.monotonic() + _READER_COMES
+    while True:
+        try:
+            return PcapLink(link, pcap)
+        except OSError as error:
+            nobody_yet = error.errno == errno.ENXIO and Path(pcap).is_fifo()
+            if not nobody_yet or time.monotonic() >= deadline:
+                raise
+        time.sleep(_LOOKS)
+
+
 def _recorded(config: _Config, pcap: str) -> dict[str, Any]:
     """The options of `config` with a link that is recorded in the file `pcap`."""
     vnl = config.options.get("vnl")
@@ -44,7 +63,7 @@ def _recorded(config: _Config, pcap: str) -> dict[str, Any]:
         )
     link = open_link(vnl)
     try:
-        recorded = PcapLink(link, pcap)
+        recorded = _recorder(link, pcap)
     except BaseException:
         link.close()
         raise
