@@ -16,7 +16,8 @@ import pytest
 
 from memory_helpers import BOUND, until
 from path_helpers import Ends, ends, hosts
-from vpoll_asyncio.stacks.memory import ManualClock, MemoryStack
+from vpoll_asyncio.sleeper import Sleeper
+from vpoll_asyncio.stacks.memory import ManualClock, MemoryStack, agenda
 from vpoll_asyncio.stacks.memory.queue import StreamQueue
 from vpoll_asyncio.testing import Network
 
@@ -117,6 +118,37 @@ def test_traffic_goes_on_after_a_handler_interrupted_the_start_of_the_thread(
     assert {inbox.recv(10), inbox.recv(10)} == {b"one", b"two"}
 
 
+def test_traffic_goes_on_when_there_can_be_a_thread_again(
+    inbox: socket.socket, send: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(function: Callable[[], object], args: tuple[()]) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_thread, "start_new_thread", refused)
+        send(b"one")
+        send(b"two")
+    send(b"three")
+    assert [inbox.recv(10) for _ in range(3)] == [b"one", b"two", b"three"]
+
+
+def test_traffic_goes_on_after_a_thread_had_no_memory(
+    inbox: socket.socket, send: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.set())
+
+    def without_memory() -> Sleeper:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agenda, "Sleeper", without_memory)
+        send(b"one")
+        assert told.wait(BOUND)
+    send(b"two")
+    assert [inbox.recv(10), inbox.recv(10)] == [b"one", b"two"]
+
+
 def test_what_a_handler_interrupts_happens_when_the_clock_is_moved_again() -> None:
     class Twice:
         calls = 0
@@ -128,10 +160,10 @@ def test_what_a_handler_interrupts_happens_when_the_clock_is_moved_again() -> No
 
     with hosts() as (host, _):
         clock = host.network.clock = ManualClock()
-        agenda = host.host.network.agenda
+        later = host.host.network.agenda
         what = Twice()
         with host.host.network.lock:
-            agenda.add(agenda.now(), what)
+            later.add(later.now(), what)
         with pytest.raises(Interrupted):
             clock.advance(0)
         assert clock.next == 0

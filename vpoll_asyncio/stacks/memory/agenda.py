@@ -174,12 +174,14 @@ class Agenda:
     def add(self, due: int, what: Due) -> None:
         """Let `what` happen at the time `due`."""
         heappush(self._heap, (due, next(self._numbers), what))
-        if self._clock is not None:
-            return
-        if not self._running:
-            self._start()
-        elif due < self._asleep_until and self._sleeper is not None:
+        if self._running and due < self._asleep_until and self._sleeper is not None:
             self._sleeper.wake()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """See to it that what waits will happen, in case no thread could be had so far."""
+        if not self._running and self._clock is None:
+            self._start()
 
     def clear(self) -> None:
         """Nobody is left for whom anything could happen: the thread need not wait for it."""
@@ -230,7 +232,7 @@ class Agenda:
             # takes locks that the code which they have interrupted may hold.
             _thread.start_new_thread(self._work, ())
         except RuntimeError:
-            # The interpreter is ending, or there are too many threads: the next one tries.
+            # The interpreter is ending, or there are too many threads: whoever sends next tries.
             self._running = False
         except BaseException:
             # A signal handler's.  Two threads would do no harm, none would.
@@ -240,6 +242,15 @@ class Agenda:
             _threads.add(self)
 
     def _work(self) -> None:
+        try:
+            self._run_all()
+        except BaseException:
+            # There is no memory: as if the thread had not started.
+            self._running = False
+            self._sleeper = None
+            _report()
+
+    def _run_all(self) -> None:
         sleeper = Sleeper()
         self._sleeper = sleeper
         lingered = False

@@ -123,6 +123,8 @@ class Path:
             # no harm.
             self.agenda.add(due, self)
             self._scheduled = due
+        else:
+            self.agenda.go_on()
 
     @property
     def counters(self) -> NetemCounters:
