@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from fuse_helpers import wait_until
 from vpoll_asyncio import EventMask, Stack
 from vpoll_asyncio.stacks.streams import (
     StreamEnd,
@@ -215,6 +216,19 @@ def test_what_is_behind_the_backlog_comes_in_when_there_is_room(
     assert address == clients[2].getsockname()
 
 
+def test_a_flood_of_connections_is_refused_in_the_end(
+    near: CableStack, listener: CableSocket, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vpoll_asyncio.stacks.streams.end.SOMAXCONN", 2)
+    listener.listen(0)
+    clients = [opened.enter_context(near.socket()) for _ in range(5)]
+    for client in clients:
+        client.setblocking(False)
+        raises(errno.EINPROGRESS, client.connect, (B, 7))
+    errors = [client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for client in clients]
+    assert errors == [0, 0, 0, errno.ECONNREFUSED, errno.ECONNREFUSED]
+
+
 def test_a_listener_that_is_closed_resets_those_who_wait(
     near: CableStack, listener: CableSocket, opened: ExitStack
 ) -> None:
@@ -332,18 +346,44 @@ def test_a_stack_that_is_closed_has_no_network(
     near: CableStack, pair: Pair, opened: ExitStack
 ) -> None:
     client, server = pair
-    fresh = opened.enter_context(near.socket())
+    fresh, listener = (opened.enter_context(near.socket()) for _ in range(2))
+    listener.listen()
     near.close()
     near.close()
-    raises(errno.ENETDOWN, client.recv, 1)
-    assert client.recv(1) == b""
-    raises(errno.ECONNRESET, server.recv, 1)
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENETDOWN
     for call, arguments in (
+        (client.recv, (1,)),
+        (client.send, (b"x",)),
+        (client.shutdown, (socket.SHUT_WR,)),
+        (listener.accept, ()),
         (fresh.bind, ((A, 9),)),
         (fresh.listen, ()),
         (fresh.connect, ((B, 7),)),
     ):
         raises(errno.ENETDOWN, call, *arguments)
+    raises(errno.ECONNRESET, server.recv, 1)
+
+
+@pytest.mark.parametrize("call", ["recv", "accept"])
+def test_who_is_blocked_hears_that_the_stack_is_closed(
+    near: CableStack, far: CableStack, listener: CableSocket, pair: Pair, call: str
+) -> None:
+    sock, blocked = (pair[0], near) if call == "recv" else (listener, far)
+    raised: list[OSError] = []
+
+    def wait() -> None:
+        with pytest.raises(OSError) as caught:
+            sock.recv(1) if call == "recv" else sock.accept()
+        raised.append(caught.value)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    file = sock.vpoll.file
+    assert file is not None
+    wait_until(lambda: bool(file.waiters), "a thread that is blocked")
+    blocked.close()
+    thread.join(30)
+    assert [exc.errno for exc in raised] == [errno.ENETDOWN]
 
 
 def test_a_socket_that_is_forgotten_is_closed(pair: Pair, near: CableStack) -> None:
@@ -385,7 +425,8 @@ def test_a_waiter_that_fails_keeps_no_other_from_its_event(
             client.connect((B, 7))
         client.vpoll.remove_waiter(fail)
         listener.vpoll.remove_waiter(fail)
-        assert client.vpoll.peek() & OUT
+        assert client.vpoll.peek() == OUT | EventMask.WRNORM
+        assert listener.vpoll.peek() == EventMask.IN | EventMask.RDNORM
         listener.accept()[0].close()
 
 

@@ -18,13 +18,13 @@ from .table import HostPort, StreamTable, oserror
 if TYPE_CHECKING:
     from ..base import Stack
 
-__all__ = ["StreamEnd", "StreamState", "locked"]
+__all__ = ["SOMAXCONN", "StreamEnd", "StreamState", "locked"]
 
 _READABLE: Final = IN | RDNORM
 _WRITABLE: Final = OUT | WRNORM
 _WINDOW: Final = 65536
-# As many as Linux's net.core.somaxconn.
-_MOST_KNOCKING: Final = 4096
+# What Linux's net.core.somaxconn is: nobody waits behind as many.
+SOMAXCONN: Final = 4096
 
 _End = TypeVar("_End", bound="StreamEnd")
 _P = ParamSpec("_P")
@@ -209,7 +209,7 @@ class StreamEnd(UserSocket):
         self._knocking = deque(
             end for end in self._knocking if end.state is StreamState.SYN_RECEIVED
         )
-        if self.state is not StreamState.LISTEN or len(self._knocking) >= _MOST_KNOCKING:
+        if self.state is not StreamState.LISTEN or len(self._knocking) >= SOMAXCONN:
             return False
         end = self.new_end()
         end.state, end.local, end.remote = StreamState.SYN_RECEIVED, local, remote

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...sockaddr import Address
 from ...sockets import UserSocket
 from ...sockhooks import Data, would_block
-from .end import StreamEnd, StreamState, locked
+from .end import SOMAXCONN, StreamEnd, StreamState, locked
 from .table import HostPort, StreamTable, oserror
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class StreamSocket(StreamEnd):
 
     @locked
     def do_bind(self, address: Address) -> None:
+        self.table.check_up()
         self.table.check_local(address[0])
         if self.local[1]:
             raise oserror(errno.EINVAL)
@@ -75,11 +76,12 @@ class StreamSocket(StreamEnd):
             raise oserror(errno.EINVAL)
         if not self.local[1]:
             self.local = self.table.bind(self, *self.local)
-        self.state, self._backlog = StreamState.LISTEN, backlog
+        self.state, self._backlog = StreamState.LISTEN, min(backlog, SOMAXCONN)
         self._admit()
 
     @locked
     def do_accept(self) -> tuple[UserSocket, Address]:
+        self.table.check_up()
         if self.state is not StreamState.LISTEN:
             raise oserror(errno.EINVAL)
         if not self.queue:
@@ -90,6 +92,7 @@ class StreamSocket(StreamEnd):
 
     @locked
     def do_connect(self, address: Address) -> None:
+        self.table.check_up()
         if self.state is StreamState.LISTEN or self._told:
             raise oserror(errno.EISCONN)
         if self.state is StreamState.SYN_SENT:
@@ -123,6 +126,7 @@ class StreamSocket(StreamEnd):
 
     @locked
     def do_send(self, data: Data, flags: int, address: Address | None) -> int:
+        self.table.check_up()
         if self.error:
             raise oserror(self._take_error())
         if self.state is StreamState.SYN_SENT:
@@ -144,6 +148,7 @@ class StreamSocket(StreamEnd):
 
     @locked
     def do_recv(self, bufsize: int, flags: int) -> bytes:
+        self.table.check_up()
         if self.state is StreamState.LISTEN:
             raise oserror(errno.ENOTCONN)
         peek = bool(flags & socket.MSG_PEEK)
@@ -169,6 +174,7 @@ class StreamSocket(StreamEnd):
 
     @locked
     def do_shutdown(self, how: int) -> None:
+        self.table.check_up()
         receiving, sending = how != socket.SHUT_WR, how != socket.SHUT_RD
         if self.state is StreamState.LISTEN and not receiving:
             return

@@ -78,7 +78,7 @@ class StreamLock:
 
     def _settle(self, shown: dict[StreamEnd, bool]) -> None:
         self._again = True
-        while self._again or self._touched:
+        while self._again:
             self._again = False
             try:
                 if self._deliver is not None:
@@ -138,7 +138,10 @@ class StreamTable:
             return found or self._bound.get((wildcard(local[0]), local[1]))
 
     def close(self) -> None:
-        """Reset every connection, and show ENETDOWN to who uses the sockets; once is enough."""
+        """Reset every connection; what uses the sockets is ENETDOWN from now on.
+
+        Closing twice is allowed.
+        """
         with self.lock:
             self.closed = True
             for sock in {*self._connected.values(), *self._bound.values()}:
@@ -147,7 +150,10 @@ class StreamTable:
     def check_up(self) -> None:
         """Raise OSError (ENETDOWN) when the stack is closed."""
         if self.closed:
-            raise oserror(errno.ENETDOWN)
+            raise OSError(
+                errno.ENETDOWN,
+                "the stack of this socket is closed: keep it open until its sockets are done with",
+            )
 
     def check_local(self, host: str) -> None:
         """Raise OSError (EADDRNOTAVAIL) for what is neither an own address nor a wildcard."""
