@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import socket
@@ -61,7 +60,7 @@ def test_the_device_gets_the_command_and_its_answer_is_the_mask(
         asked.append((fd, request, argument))
         return 0x15
 
-    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(device, "ioctl", ioctl)
     assert device.DeviceMirror(77).apply(DEL, 0x4, 0) == 0x15
     assert asked == [(77, 0x5E02, 0x4)]
 
@@ -87,7 +86,7 @@ def test_bit_14_reaches_no_device_and_is_kept_all_the_same(
         return int(IN)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(fcntl, "ioctl", ioctl)
+        patched.setattr(device, "ioctl", ioctl)
         answer = device.DeviceMirror(77).apply(command[0], argument, mask)
     assert answer == IN | mask & POLLFREE
 

@@ -21,6 +21,7 @@ import pytest
 from lessons import Lesson
 from needs import missing
 from vpoll_asyncio import native
+from vpoll_asyncio.hot.accelerator import CHOICE
 from vpoll_asyncio.native import HELPERS
 
 ROOT = Path(__file__).parent.parent
@@ -283,7 +284,7 @@ def test_info_says_what_to_install_for_each_thing_that_is_missing(tmp_path: Path
     done = subprocess.run(
         [
             *hiding(*(path for path in hidden if path.exists())),
-            *("/usr/bin/env", "PATH=/nonexistent", sys.executable, *NO_EXTRAS),
+            *("/usr/bin/env", "-u", CHOICE, "PATH=/nonexistent", sys.executable, *NO_EXTRAS),
             *("-m", "vpoll_asyncio", "info"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)},

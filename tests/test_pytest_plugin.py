@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,9 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     return pytester
 
 
-OPTIONS = ("-p", "pytest_vpoll_asyncio", "-p", "no:cacheprovider")
+# Where the package is installed, pytest finds the plugin by its entry point.
+INSTALLED = any(each.name == "pytest_vpoll_asyncio" for each in entry_points(group="pytest11"))
+OPTIONS = (*(() if INSTALLED else ("-p", "pytest_vpoll_asyncio")), "-p", "no:cacheprovider")
 
 
 def run(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:

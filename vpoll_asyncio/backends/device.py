@@ -9,9 +9,11 @@ POLLFREE (bit 14) cuts whoever waits off, so it stays in this process.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
+
+# Under `install` the name in the module stands for the calls of user sockets.
+from fcntl import ioctl
 from typing import Final
 
 from ..events import KEPT, POLLFREE, EventMask
@@ -21,9 +23,6 @@ from .eventfd import PASSED
 __all__ = ["DeviceBackend", "DeviceMirror", "request"]
 
 PATH: Final = "/dev/vpoll"
-
-# Under `install` the name in `fcntl` stands for the calls of user sockets.
-_ioctl: Final = fcntl.ioctl
 
 # fs/select.c: poll(2) translates the bits that have a name and drops the others.
 _POLLED: Final = sum(EventMask)
@@ -43,7 +42,7 @@ class DeviceMirror(Mirror):
         self.fd = fd
 
     def apply(self, command: int, argument: int, mask: int) -> int:
-        known = _ioctl(self.fd, request(command), argument & PASSED)
+        known = ioctl(self.fd, request(command), argument & PASSED)
         return known & PASSED | mask & POLLFREE
 
     def read_mask(self, mask: int) -> int:
@@ -82,7 +81,7 @@ class DeviceBackend(Backend):
                 raise
             return f"{PATH}: {error.strerror} (Debian package vpoll-dkms)"
         try:
-            fcntl.ioctl(fd, request(ADD), 0)
+            ioctl(fd, request(ADD), 0)
         except OSError as error:
             return f"{PATH}: {error.strerror}: not the device of vpoll-dkms"
         finally:
@@ -93,7 +92,7 @@ class DeviceBackend(Backend):
     def create(self, mask: int) -> Mirror:
         fd = os.open(PATH, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(fd, request(SET), mask & PASSED)
+            ioctl(fd, request(SET), mask & PASSED)
         except BaseException:
             os.close(fd)
             raise
