@@ -212,6 +212,7 @@ def test_programs_shrink_to_the_steps_that_matter() -> None:
         (faults, {"max_share": 1.5}, "max_share=1.5"),
         (faults, {"max_delay": -1}, "max_delay=-1"),
         (faults, {"min_rate": 10, "max_rate": 5}, "min_rate=10"),
+        (faults, {"max_rate": float("inf")}, "max_rate=inf"),
         (socket_programs, {"calls": ["sent"]}, "sent"),
         (socket_programs, {"calls": []}, "calls=\\[\\]"),
         (socket_programs, {"max_size": 0}, "max_size=0"),

@@ -63,6 +63,10 @@ class Faults:
         return f"{value:.0f}bit" if word == "rate" else f"{value * 100:.6g}%"
 
 
+# Bits a second, of which each whole number is a float.
+_FASTEST: Final = 1e15
+
+
 def faults(
     words: Collection[str] = ("delay", "jitter", "loss", "rate"),
     *,
@@ -91,6 +95,7 @@ def faults(
         ("max_delay", max_delay, 0, 86400),
         ("max_share", max_share, 0, 1),
         ("min_rate", min_rate, 1, max_rate),
+        ("max_rate", max_rate, 1, _FASTEST),
     ):
         if not low <= value <= high:
             raise ValueError(f"{name}={value}: expected {low} to {high}")

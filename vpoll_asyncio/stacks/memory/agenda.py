@@ -150,8 +150,11 @@ class Agenda:
     @property
     def next(self) -> int | None:
         """When the next thing is due; None: nothing waits."""
-        heap = self._heap
-        return heap[0][0] if heap else None
+        try:
+            return self._heap[0][0]
+        except IndexError:
+            # Who asks without the lock, as a clock does, may come just when it gets empty.
+            return None
 
     @property
     def clock(self) -> ManualClock | None:
