@@ -13,7 +13,7 @@ from vpoll_asyncio.events import EventMask
 from vpoll_asyncio.stacks.memory import ManualClock, MemoryNetwork, MemoryStack
 from vpoll_asyncio.testing.stack_suite import mask_of
 
-__all__ = ["PORT", "Ends", "ends", "hosts"]
+__all__ = ["PORT", "Ends", "ends", "hosts", "transfer"]
 
 PORT = 80
 
@@ -113,3 +113,25 @@ def ends(six: bool = False, **words: Any) -> Iterator[Ends]:
         finally:
             for sock in made.opened:
                 sock.close()
+
+
+def transfer(made: Ends, source: socket.socket, sink: socket.socket, data: bytes) -> bytes:
+    """Send `data`, close that direction, and return what came, whatever time it takes."""
+    sent, got = 0, b""
+    while True:
+        if sent < len(data):
+            try:
+                sent += source.send(data[sent : sent + 50_000])
+            except BlockingIOError:
+                pass
+            else:
+                if sent == len(data):
+                    source.shutdown(socket.SHUT_WR)
+        try:
+            chunk = sink.recv(65536)
+        except BlockingIOError:
+            assert made.clock.step(), f"{sent} sent, {len(got)} came, and nothing waits"
+        else:
+            if not chunk:
+                return got
+            got += chunk
