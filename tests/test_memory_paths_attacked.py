@@ -22,7 +22,7 @@ from vpoll_asyncio.stacks.memory.queue import StreamQueue
 from vpoll_asyncio.testing import Network
 
 PORT = 5
-NUMBERLESS: list[Any] = [None, b"10ms", [], {}, object(), 1j, Decimal("NaN"), float("nan")]
+NUMBERLESS: list[Any] = [None, b"10ms", [], {}, ..., 1j, Decimal("NaN"), float("nan")]
 MUCH: list[Any] = [-1, float("inf"), 10**400]
 
 
