@@ -52,11 +52,18 @@ def link(locator: str) -> None:
     left.append(open_link(locator.replace("FOLDER", folder)))
 
 
+class Kept(asyncio.Protocol):
+    """Is not collected before the end, when an unclosed socket would be told of as ever."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        left.append(transport)
+
+
 def transports() -> None:
     stack = memory()
 
     async def main() -> None:
-        server = await va.create_server(asyncio.Protocol, "10.0.0.1", 7, stack=stack)
+        server = await va.create_server(Kept, "10.0.0.1", 7, stack=stack)
         stream = await va.create_connection(asyncio.Protocol, "10.0.0.1", 7, stack=stack)
         endpoint = await va.create_datagram_endpoint(
             asyncio.DatagramProtocol, ("10.0.0.1", 7), stack=stack
